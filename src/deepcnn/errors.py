@@ -11,6 +11,9 @@ DeepcnnError                exit code 1: something failed
     `-- RunError            a run folder cannot be used for this
 """
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class DeepcnnError(Exception):
     """Base of everything that ends a command with one line instead of a traceback."""
@@ -54,3 +57,9 @@ class DataError(UserError):
 
 class RunError(UserError):
     """A run folder cannot be used for what was asked."""
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """The end of a sentence about an unknown name: the nearest known one, or nothing."""
+    near = get_close_matches(str(name), list(known), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]}?" if near else ""

@@ -4,6 +4,8 @@ Every write of a checkpoint, a finished model or a downloaded file passes throug
 tests can make any single one of these operations fail.
 """
 
+import hashlib
+import json
 import os
 import shutil
 import uuid
@@ -11,6 +13,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 STAGING_PREFIX = ".tmp-"
+MANIFEST = "manifest.json"
+
+
+class Damaged(Exception):
+    """A sealed folder is not what was committed; the message says which file and how."""
 
 
 def write_synced(path: Path, content: bytes) -> None:
@@ -43,18 +50,38 @@ def replace_file(path: Path, content: bytes) -> None:
 
 
 def commit_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
-    """Make `folder` appear with all of `contents` (file name -> bytes), or not at all."""
+    """Make `folder` appear with all of `contents` (file name -> bytes) and a manifest of their
+    SHA-256, or not at all. What is on the disk is read back before the folder gets its name.
+    """
     staging = folder.with_name(f"{STAGING_PREFIX}{uuid.uuid4().hex}")
     try:
         os.mkdir(staging)
         for name, content in contents.items():
             write_synced(staging / name, content)
+        write_synced(staging / MANIFEST, _manifest(contents))
         sync_folder(staging)
+        read_folder(staging)
         os.rename(staging, folder)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
     sync_folder(folder.parent)
+
+
+def read_folder(folder: Path) -> dict[str, bytes]:
+    """The files of a committed folder; Damaged unless every byte is as it was committed."""
+    try:
+        manifest = (folder / MANIFEST).read_bytes()
+        names = list(json.loads(manifest)["files"])
+        contents = {name: (folder / name).read_bytes() for name in names}
+    except FileNotFoundError as error:
+        raise Damaged(f"{Path(error.filename).name} is missing") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Damaged(f"{MANIFEST} cannot be read ({error})") from error
+    # The manifest is written in one way only, so a change anywhere in it shows here too.
+    if _manifest(contents) != manifest:
+        raise Damaged(_difference(contents, manifest))
+    return contents
 
 
 def remove_folder(folder: Path) -> None:
@@ -71,3 +98,20 @@ def remove_staging(folder: Path) -> None:
             shutil.rmtree(leftover, ignore_errors=True)
         else:
             leftover.unlink(missing_ok=True)
+
+
+def _manifest(contents: Mapping[str, bytes]) -> bytes:
+    files = {
+        name: {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        for name, content in contents.items()
+    }
+    return json.dumps({"schema": 1, "files": files}, indent=1).encode()
+
+
+def _difference(contents: Mapping[str, bytes], manifest: bytes) -> str:
+    expected = json.loads(manifest)["files"]
+    found = json.loads(_manifest(contents))["files"]
+    for name, facts in found.items():
+        if facts != expected[name]:
+            return f"{name} is not what was written: {facts}, the manifest says {expected[name]}"
+    return f"{MANIFEST} has been changed"

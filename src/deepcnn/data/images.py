@@ -20,11 +20,15 @@ class ImageSet:
 
     def __post_init__(self) -> None:
         if self.images.ndim != 4 or self.images.dtype != np.uint8:
-            raise ValueError(f"images must be uint8 N C H W, not {self.images.dtype} with "
-                             f"shape {self.images.shape}")
+            raise ValueError(
+                f"images must be uint8 N C H W, not {self.images.dtype} with "
+                f"shape {self.images.shape}"
+            )
         if self.labels.shape != (len(self.images),) or self.labels.dtype != np.int64:
-            raise ValueError(f"labels must be int64 with shape ({len(self.images)},), not "
-                             f"{self.labels.dtype} with shape {self.labels.shape}")
+            raise ValueError(
+                f"labels must be int64 with shape ({len(self.images)},), not "
+                f"{self.labels.dtype} with shape {self.labels.shape}"
+            )
 
     def __len__(self) -> int:
         return len(self.images)
@@ -61,17 +65,21 @@ def split_off(images: ImageSet, num_held_out: int, seed: int) -> tuple[ImageSet,
     Shares are rounded by largest remainder, so that exactly `num_held_out` images are held out.
     """
     if not 0 < num_held_out < len(images):
-        raise DataError(f"cannot hold out {num_held_out} of the {len(images)} images of "
-                        f"{images.name}: choose data.validation between 1 and {len(images) - 1}, "
-                        "or 0 for none")
+        raise DataError(
+            f"cannot hold out {num_held_out} of the {len(images)} images of "
+            f"{images.name}: choose data.validation between 1 and {len(images) - 1}, "
+            "or 0 for none"
+        )
     exact = images.class_counts() * num_held_out / len(images)
     shares = np.floor(exact).astype(np.int64)
     shares[np.argsort(shares - exact, kind="stable")[: num_held_out - shares.sum()]] += 1
     generator = np.random.Generator(np.random.Philox(seed))
     shuffled = generator.permutation(len(images))
-    held_out = np.concatenate([
-        shuffled[images.labels[shuffled] == label][:share] for label, share in enumerate(shares)
-    ])
+    held_out = np.concatenate(
+        [shuffled[images.labels[shuffled] == label][:share] for label, share in enumerate(shares)]
+    )
     held_out.sort()
     kept = np.setdiff1d(np.arange(len(images)), held_out)
-    return images.subset(kept, f"{images.name}/train"), images.subset(held_out, f"{images.name}/validation")
+    return images.subset(kept, f"{images.name}/train"), images.subset(
+        held_out, f"{images.name}/validation"
+    )

@@ -1,0 +1,168 @@
+"""`TrainState`, all that a run must not lose, and its way to disk and back.
+
+A checkpoint is a folder of safetensors and JSON with a SHA-256 manifest. It appears under its
+final name whole or not at all, is verified when it is read, and the newest that verifies is used.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from deepcnn.errors import NonFiniteError
+from deepcnn.files import Damaged, commit_folder, read_folder, remove_folder
+
+KEPT = 2  # newest checkpoints, beside the best
+SCHEMA = 1
+
+
+@dataclass
+class TrainState:
+    """A run in progress. Position is (`epoch`, `step`): epochs concluded, updates made."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    average: dict[str, Tensor] | None  # averaged weights, if the run keeps them
+    epoch: int = 0
+    step: int = 0
+    # Of the epoch under way: summed loss, correct images, images seen.
+    loss_sum: float = 0.0
+    correct: int = 0
+    seen: int = 0
+    moving_loss: float | None = None
+    best_accuracy: float = -1.0
+    best_step: int = -1
+    seconds: float = 0.0  # of training so far; a clock, so no part of what must be equal
+    events: list[dict[str, Any]] = field(default_factory=list)
+
+    NUMBERS = (
+        "epoch", "step", "loss_sum", "correct", "seen", "moving_loss",
+        "best_accuracy", "best_step", "seconds", "events",
+    )  # fmt: skip
+
+    def final_weights(self) -> dict[str, Tensor]:
+        """What the finished model consists of: averaged weights where they are kept."""
+        return self.average if self.average is not None else self.model.state_dict()
+
+
+def save(folder: Path, state: TrainState) -> Path:
+    """Commit `state` under `folder`, then drop what is neither among the newest nor the best.
+
+    Raises OSError where the disk fails and Damaged where it does not give back what was written.
+    """
+    place = folder / f"step-{state.step:09d}"
+    if place.exists():
+        remove_folder(place)
+    folder.mkdir(parents=True, exist_ok=True)
+    commit_folder(place, _to_files(state))
+    _prune(folder, state.best_step)
+    return place
+
+
+def load_newest(folder: Path, state: TrainState) -> tuple[Path | None, list[str]]:
+    """Fill `state` from the newest checkpoint that verifies.
+
+    Returns that checkpoint, or None, and for each one passed over a sentence saying why.
+    """
+    passed_over = []
+    for place in sorted(folder.glob("step-*"), reverse=True):
+        try:
+            _from_files(read_folder(place), state)
+        except Damaged as reason:
+            passed_over.append(f"passed over {place.name}: {reason}")
+            continue
+        return place, passed_over
+    return None, passed_over
+
+
+def discard_after(folder: Path, step: int) -> None:
+    """Remove checkpoints newer than `step`: damaged ones, which the run will write again."""
+    for place in folder.glob("step-*"):
+        if int(place.name.removeprefix("step-")) > step:
+            remove_folder(place)
+
+
+def pack(tensors: Mapping[str, Tensor]) -> bytes:
+    """Tensors as safetensors. Raises NonFiniteError if one is not finite: worse than none."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise NonFiniteError(f"{name} holds values that are not finite; nothing was written")
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    return safetensors.torch.save(plain)
+
+
+def _to_files(state: TrainState) -> dict[str, bytes]:
+    optimizer, numbers = _split(state.optimizer.state_dict()["state"])
+    tensors = {f"optimizer.{name}": tensor for name, tensor in optimizer.items()}
+    for name, tensor in (state.average or {}).items():
+        tensors[f"average.{name}"] = tensor
+    meta = {
+        "schema": SCHEMA,
+        **{name: getattr(state, name) for name in TrainState.NUMBERS},
+        "optimizer": numbers,
+        "scaler": state.scaler.state_dict(),
+    }
+    return {
+        "weights.safetensors": pack(state.model.state_dict()),
+        "state.safetensors": pack(tensors),
+        "meta.json": json.dumps(meta, indent=1).encode(),
+    }
+
+
+def _from_files(files: Mapping[str, bytes], state: TrainState) -> None:
+    meta = json.loads(files["meta.json"])
+    if meta["schema"] != SCHEMA:
+        raise Damaged(f"its schema is {meta['schema']}, this version reads {SCHEMA}")
+    tensors = safetensors.torch.load(files["state.safetensors"])
+    state.model.load_state_dict(safetensors.torch.load(files["weights.safetensors"]))
+    groups = state.optimizer.state_dict()["param_groups"]
+    per_parameter = _join(_with_prefix(tensors, "optimizer."), meta["optimizer"])
+    state.optimizer.load_state_dict({"state": per_parameter, "param_groups": groups})
+    state.scaler.load_state_dict(meta["scaler"])
+    if state.average is not None:
+        for name, tensor in _with_prefix(tensors, "average.").items():
+            state.average[name].copy_(tensor)
+    for name in TrainState.NUMBERS:
+        setattr(state, name, meta[name])
+
+
+def _split(
+    per_parameter: Mapping[int, Mapping[str, Any]],
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Optimiser state as (tensors, numbers), each under `parameter index.name`."""
+    entries = {
+        f"{index}.{name}": value
+        for index, values in per_parameter.items()
+        for name, value in values.items()
+    }
+    tensors = {key: value for key, value in entries.items() if isinstance(value, Tensor)}
+    return tensors, {key: value for key, value in entries.items() if key not in tensors}
+
+
+def _join(tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
+    per_parameter: dict[int, dict[str, Any]] = {}
+    for key, value in {**tensors, **numbers}.items():
+        index, _, name = key.partition(".")
+        per_parameter.setdefault(int(index), {})[name] = value
+    return per_parameter
+
+
+def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
+
+
+def _prune(folder: Path, best_step: int) -> None:
+    newest = sorted(folder.glob("step-*"), reverse=True)
+    for place in newest[KEPT:]:
+        if place.name != f"step-{best_step:09d}":
+            remove_folder(place)

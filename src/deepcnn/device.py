@@ -1,0 +1,257 @@
+"""What the arithmetic runs on: device, number format, memory layout, threads, and random numbers."""
+
+import hashlib
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from deepcnn.config import Hardware
+from deepcnn.errors import ConfigError
+from deepcnn.files import replace_file
+
+CLEAR_GAIN = 1.10  # a choice departs from the plain one only for a tenth more speed
+ROUNDS = 5  # alternating measurements of each candidate
+ROUND_SECONDS = 0.15  # length of one measurement
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How a run computes; part of what decides its bits, so recorded and kept."""
+
+    device: str
+    precision: str
+    layout: str
+    threads: int
+
+    def apply(self) -> None:
+        """Set the process up: threads, exact kernels."""
+        torch.set_num_threads(self.threads)
+        # Weights that decay towards zero would otherwise slow every product they are in.
+        torch.set_flush_denormal(True)
+        if self.device.startswith("cuda"):
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            torch.backends.cudnn.benchmark = False
+            torch.use_deterministic_algorithms(True)
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """Move a model to the device in this layout."""
+        return model.to(device=self.device, memory_format=FORMATS[self.layout])  # type: ignore[call-overload,no-any-return]
+
+    def arrange(self, images: Tensor) -> Tensor:
+        """Images N C H W in this layout."""
+        return images.contiguous(memory_format=FORMATS[self.layout])
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Products in 16 bits where that is the policy."""
+        return torch.autocast(
+            torch.device(self.device).type,
+            dtype=DTYPES[self.precision],
+            enabled=self.precision != "fp32",
+        )
+
+
+def mix(seed: int, *names: object) -> int:
+    """A seed of its own for each use of chance, 63 bits."""
+    digest = hashlib.blake2b(repr((seed, *names)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def generator(seed: int, *names: object) -> torch.Generator:
+    """A fresh source of random numbers that depends on its arguments only."""
+    return torch.Generator().manual_seed(mix(seed, *names))
+
+
+def find_device(name: str) -> str:
+    """The device of that name, or the fastest there is; ConfigError if it is not there."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda", "mps"):
+        raise ConfigError(f"unknown device {name!r}, expected auto, cpu, cuda, cuda:N or mps")
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        if (device.index or 0) >= count:
+            raise ConfigError(f"device {name} is not there: {count} CUDA devices found; use cpu")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError("device mps is not there: no Apple GPU found; use cpu")
+    return name
+
+
+def available_threads() -> int:
+    """CPU cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def machine(device: str) -> dict[str, object]:
+    """What decides the bits besides the configuration: chip, cores, versions."""
+    facts: dict[str, object] = {
+        "processor": _processor(),
+        "cores": available_threads(),
+        "system": platform.system(),
+        "torch": torch.__version__,
+    }
+    if device.startswith("cuda"):
+        facts["gpu"] = torch.cuda.get_device_name(device)
+        facts["cuda"] = torch.version.cuda
+    return facts
+
+
+def choose_policy(
+    settings: Hardware,
+    name: str,
+    build: Callable[[], nn.Module],
+    shape: tuple[int, int, int, int],
+    cache: Path,
+) -> tuple[Policy, str]:
+    """Fill in what is `auto`, by measuring training steps on inputs of `shape` (N C H W).
+
+    What was measured is remembered in `cache` per (network, shape, machine, versions, settings),
+    so that the same command gives the same bits again. Returns the policy and where it is from.
+    """
+    device = find_device(settings.device)
+    plain = Policy(device, "fp32", "contiguous", available_threads())
+    fixed = _with_settings(plain, settings)
+    candidates = _candidates(fixed, settings)
+    if len(candidates) == 1:
+        return candidates[0], "as set"
+    key = json.dumps([name, shape, machine(device), asdict(settings)], sort_keys=True)
+    remembered = cache / "policies" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
+    if remembered.exists():
+        return Policy(**json.loads(remembered.read_text())["policy"]), "remembered"
+    policy, times = _fastest(candidates, build, shape)
+    try:
+        remembered.parent.mkdir(parents=True, exist_ok=True)
+        record = {"key": json.loads(key), "policy": asdict(policy), "seconds": times}
+        replace_file(remembered, json.dumps(record, indent=1).encode())
+    except OSError as error:
+        return policy, f"measured, not remembered ({remembered.parent}: {error.strerror})"
+    return policy, "measured"
+
+
+def _with_settings(policy: Policy, settings: Hardware) -> Policy:
+    if settings.precision != "auto":
+        policy = replace(policy, precision=settings.precision)
+    if settings.layout != "auto":
+        policy = replace(policy, layout=settings.layout)
+    return replace(policy, threads=settings.threads or policy.threads)
+
+
+def _candidates(plain: Policy, settings: Hardware) -> list[Policy]:
+    """The plain policy first, then everything `auto` may become."""
+    precisions = [plain.precision]
+    if settings.precision == "auto" and _has_bf16(plain.device):
+        precisions.append("bf16")
+    layouts = [plain.layout] + ["channels_last"] * (settings.layout == "auto")
+    threads = [plain.threads]
+    if settings.threads == 0 and plain.device == "cpu" and plain.threads > 1:
+        threads.append(max(1, plain.threads // 2))
+    return [
+        replace(plain, precision=p, layout=m, threads=t)
+        for t in threads for p in precisions for m in layouts
+    ]  # fmt: skip
+
+
+def _has_bf16(device: str) -> bool:
+    if device.startswith("cuda"):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # Without the instructions the format is emulated, and slower than fp32.
+    return device == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()  # type: ignore[no-any-return]
+
+
+def _fastest(
+    candidates: list[Policy], build: Callable[[], nn.Module], shape: tuple[int, int, int, int]
+) -> tuple[Policy, dict[str, float]]:
+    """The plain (first) candidate unless another is clearly faster; median seconds of each."""
+    shape = (_trial_size(candidates[0], build, shape), *shape[1:])
+    steps = [_training_step(policy, build, shape) for policy in candidates]
+    seconds: list[list[float]] = [[] for _ in candidates]
+    for _ in range(ROUNDS):
+        for step, measured in zip(steps, seconds, strict=True):
+            measured.append(_time(step))
+    medians = [statistics.median(measured) for measured in seconds]
+    best = min(range(len(candidates)), key=medians.__getitem__)
+    times = {
+        f"{p.precision} {p.layout} {p.threads} threads": round(seconds, 6)
+        for p, seconds in zip(candidates, medians, strict=True)
+    }
+    return candidates[best if medians[0] > CLEAR_GAIN * medians[best] else 0], times
+
+
+def _trial_size(
+    policy: Policy, build: Callable[[], nn.Module], shape: tuple[int, int, int, int]
+) -> int:
+    """As many images as a plain step computes in one round, at most a batch."""
+    few = min(4, shape[0])
+    seconds = _time(_training_step(policy, build, (few, *shape[1:])))
+    return max(few, min(shape[0], int(few * ROUND_SECONDS / seconds)))
+
+
+def _training_step(
+    policy: Policy, build: Callable[[], nn.Module], shape: tuple[int, int, int, int]
+) -> Callable[[], None]:
+    """A forward and backward pass under `policy`, warmed up."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = policy.place(build())
+        images = policy.arrange(torch.rand(shape, device=policy.device))
+        labels = torch.zeros(shape[0], dtype=torch.int64, device=policy.device)
+
+    def step() -> None:
+        torch.set_num_threads(policy.threads)
+        with policy.autocast():
+            logits = model(images)
+        F.cross_entropy(logits.float(), labels).backward()
+        if policy.device.startswith("cuda"):
+            torch.cuda.synchronize()
+
+    step()
+    return step
+
+
+def _time(step: Callable[[], None]) -> float:
+    with torch.random.fork_rng():
+        start = time.perf_counter()
+        step()
+        return time.perf_counter() - start
+
+
+@contextmanager
+def threads(number: int) -> Iterator[None]:
+    """Compute with `number` threads inside the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _processor() -> str:
+    """Name of the CPU as the system gives it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    facts = dict(line.split(":", 1) for line in lines if ":" in line)
+    wanted = ("model name\t", "cpu family\t", "model\t\t")
+    return " / ".join(facts[key].strip() for key in wanted if key in facts) or platform.machine()

@@ -1,0 +1,159 @@
+"""The run folder: who may write in it, what it says about its run, and the record of events."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from deepcnn.config import Config, flat
+from deepcnn.errors import RunError
+from deepcnn.files import remove_staging, replace_file
+from deepcnn.settings import from_dict
+
+# Settings that may differ between the parts of a run: they have no effect on the weights.
+NEUTRAL_SETTINGS = {"data.root", "train.checkpoint_seconds"}
+
+# Fields of events that hold a clock; all others are the same in every repetition of a run.
+CLOCK_FIELDS = {"seconds", "images_per_second"}
+
+
+@contextmanager
+def opened(run: Path) -> Iterator[None]:
+    """Hold the run folder for one process; make it if need be and prove that it can be written."""
+    import filelock
+
+    if run.exists() and not run.is_dir():
+        raise RunError(f"{run} is a file, expected a folder: give another one with --out")
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(run / "lock")
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise RunError(
+            f"{run} is in use by another training process: wait for it, or give another --out"
+        ) from None
+    except OSError as error:
+        raise RunError(
+            f"cannot write in {run}: {error.strerror}; give another folder with --out"
+        ) from error
+    try:
+        remove_staging(run)
+        yield
+    finally:
+        lock.release()
+
+
+def begin(run: Path, config: Config, machine: Mapping[str, Any]) -> None:
+    """Write down what is going to be done, and where."""
+    try:
+        replace_file(run / "config.json", _json(asdict(config)))
+        replace_file(run / "environment.json", _json({**environment(), **machine}))
+    except OSError as error:
+        raise RunError(
+            f"cannot write in {run}: {error.strerror}; make room or give another --out"
+        ) from error
+
+
+def is_begun(run: Path) -> bool:
+    """Whether a run was begun in this folder."""
+    return (run / "environment.json").exists()
+
+
+def is_finished(run: Path) -> bool:
+    """Whether the folder holds a finished model."""
+    return (run / "model" / "manifest.json").exists()
+
+
+def recorded_config(run: Path) -> Config:
+    """The configuration that a run was begun with."""
+    return from_dict(read_json(run / "config.json"), str(run / "config.json"))
+
+
+def read_json(path: Path) -> Any:
+    """Contents of a JSON file of a run folder; RunError if it cannot be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"cannot read {path}: {error}; give a run folder made by train") from error
+
+
+def differences(before: Config, now: Config) -> list[str]:
+    """Settings that would change the outcome of a run if it were continued."""
+    old, new = flat(before), flat(now)
+    return [
+        f"{key}: {old[key]} then, {new[key]} now"
+        for key in old
+        if old[key] != new[key] and key not in NEUTRAL_SETTINGS
+    ]
+
+
+class EventLog:
+    """`events.jsonl`, one JSON object a line, in step with the list that checkpoints carry."""
+
+    def __init__(self, run: Path, events: list[dict[str, Any]]) -> None:
+        self.path = run / "events.jsonl"
+        self.events = events
+        self.complete = False  # whether the file holds all events but the newest
+
+    def append(self, event: dict[str, Any]) -> OSError | None:
+        """Record an event; if the disk fails the file is written anew with the next event."""
+        self.events.append(event)
+        try:
+            if self.complete:
+                with self.path.open("ab") as file:
+                    file.write(_line(event))
+            else:
+                replace_file(self.path, b"".join(map(_line, self.events)))
+            self.complete = True
+        except OSError as error:
+            self.complete = False
+            return error
+        return None
+
+
+def environment() -> dict[str, Any]:
+    """Versions, machine and commit, for the record."""
+    packages = ("deepcnn", "torch", "numpy", "safetensors", "pillow")
+    return {
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in packages},
+        "platform": platform.platform(),
+        "commit": _commit(),
+    }
+
+
+def _commit() -> str | None:
+    """Commit of the checkout that this package runs from, with `+` if it has been changed."""
+    folder = Path(__file__).parent
+    if not (folder.parents[1] / ".git").exists():
+        return None
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+", "--exclude=*"],
+            cwd=folder, capture_output=True, text=True, check=True, timeout=10,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return described.stdout.strip()
+
+
+def free_bytes(folder: Path) -> int:
+    """Room left on the disk of `folder`."""
+    status = os.statvfs(folder)
+    return status.f_bavail * status.f_frsize
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, indent=1, ensure_ascii=False).encode()
+
+
+def _line(event: Mapping[str, Any]) -> bytes:
+    return json.dumps(event, ensure_ascii=False).encode() + b"\n"
