@@ -72,8 +72,13 @@ def load(run: Path) -> Artefact:
     meta = json.loads(files["meta.json"])
     if meta["schema"] != SCHEMA:
         raise RunError(f"{folder} has schema {meta['schema']}, this version reads {SCHEMA}")
+    facts = meta["preprocess"]
     preprocess = Preprocess(
-        **{k: tuple(v) if isinstance(v, list) else v for k, v in meta["preprocess"].items()}
+        facts["channels"],
+        facts["size"],
+        facts["pad"],
+        tuple(facts["mean"]),
+        tuple(facts["std"]),
     )
     model = models.build(meta["model"], len(meta["classes"]), preprocess.channels)
     model.load_state_dict(safetensors.torch.load(files["weights.safetensors"]))

@@ -1,18 +1,21 @@
 """The command line: parse, import lazily, call one function, print. Nothing else is done here."""
 
-import json
+import inspect
 import os
 import shlex
 import sys
+from json import dumps as to_json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
 from deepcnn import __version__, interrupt
-from deepcnn.settings import resolve, to_toml
-from deepcnn.errors import ConfigError, DeepcnnError, ImageError, Interrupted, did_you_mean
+from deepcnn.config import descriptions
+from deepcnn.errors import ConfigError, DeepcnnError, Interrupted, RunError, look_up
+from deepcnn.files import cache_folder
 from deepcnn.recipes import RECIPES
+from deepcnn.settings import resolve, to_toml
 
 Settings = Annotated[dict[str, str], Parameter(parse=False)]
 Json = Annotated[bool, Parameter(negative=())]
@@ -118,6 +121,7 @@ def train(
         Continue a run although its settings, data or machine are not what they were.
     json
         Print the result as JSON.
+
     """
     short = {
         "data.name": data,
@@ -126,10 +130,13 @@ def train(
         "train.seed": seed,
     }
     options = {key: value for key, value in short.items() if value is not None} | settings
-    resolved, origins = resolve((recipe, _recipe(recipe)), config, os.environ, options)
+    resolved, origins = resolve(
+        (recipe, look_up("recipe", recipe, RECIPES)()), config, os.environ, options
+    )
     if print_config:
         print(to_toml(resolved, origins))
         return
+    from deepcnn.report import result_in_words
     from deepcnn.train import fit
 
     folder = out or Path("runs") / recipe
@@ -137,30 +144,197 @@ def train(
         facts = fit(resolved, folder, cache_folder(), accept_change)
     except Interrupted as stop:
         command = shlex.join(["deepcnn", *sys.argv[1:]])
-        raise Interrupted(f"{stop}; continue with: {command}", stop.exit_code - 128) from stop
-    _report(folder, facts, json)
+        message = f"{stop}; continue with: {command}"
+        raise Interrupted(message, stop.signal_number) from stop
+    print(
+        to_json({"run": str(folder), **facts}, ensure_ascii=False)
+        if json
+        else result_in_words(folder, facts)
+    )
 
 
-def _report(folder: Path, facts: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        print(json.dumps({"run": str(folder), **facts}))
+@app.command
+def evaluate(
+    run: Path,
+    /,
+    *,
+    split: Literal["test", "validation", "train"] = "test",
+    data: str | None = None,
+    root: str | None = None,
+    device: str = "auto",
+    json: Json = False,
+) -> None:
+    """Measure a finished model on every image of a set, once each, in fp32.
+
+    Examples:
+
+    deepcnn evaluate runs/fashion-mnist
+    deepcnn evaluate runs/fashion-mnist --split validation --json
+
+    Parameters
+    ----------
+    run
+        Run folder, or its model folder.
+    split
+        test, validation (what the run held out) or train (what it learnt from).
+    data
+        Another data set than the run's, by name or folder, with the same classes.
+    root
+        Folder to look for data sets in first.
+    device
+        auto, cpu, cuda, cuda:N or mps.
+    json
+        Print the result as JSON.
+    """
+    from deepcnn.evaluate import evaluate_run
+    from deepcnn.report import evaluation_in_words
+
+    result = evaluate_run(run, split, data, root, device)
+    print(to_json(result, ensure_ascii=False) if json else evaluation_in_words(result))
+
+
+@app.command
+def predict(run: Path, /, *images: Path, top: int = 3, json: Json = False) -> int:
+    """Say what is on pictures: PNG, JPEG, WebP, GIF, BMP or TIFF of any size, grey or colour.
+
+    Example: deepcnn predict runs/fashion-mnist shoe.png shirt.jpg --top 2
+
+    Parameters
+    ----------
+    run
+        Run folder, or its model folder.
+    images
+        Picture files. One that cannot be read is named on stderr; the others are still answered.
+    top
+        How many classes to name for each picture.
+    json
+        Print one JSON object for each picture, a line each.
+    """
+    from deepcnn import artefact
+    from deepcnn.predict import predict
+    from deepcnn.report import answer_in_words
+
+    if not images:
+        raise ConfigError("no pictures given: deepcnn predict RUN PICTURE ...")
+    if top < 1:
+        raise ConfigError(f"--top is {top}, expected at least 1")
+    failed = False
+    for answer in predict(artefact.load(run), images, top):
+        if answer.error:
+            failed = True
+            print(f"deepcnn: {answer.error}", file=sys.stderr)
+        if json:
+            print(to_json(answer.as_dict(), ensure_ascii=False))
+        elif not answer.error:
+            print(answer_in_words(answer))
+    return 1 if failed else 0
+
+
+@app.command
+def recipes(name: str | None = None, /) -> None:
+    """List the recipes, or explain one: what it does and where it departs from its text.
+
+    Parameters
+    ----------
+    name
+        Recipe to explain.
+    """
+    if name:
+        recipe = look_up("recipe", name, RECIPES)
+        print(inspect.getdoc(recipe))
         return
-    print(facts["test"]["accuracy"], facts["seconds"])
+    width = max(map(len, RECIPES))
+    for each, recipe in RECIPES.items():
+        print(f"{each:<{width}}  {(inspect.getdoc(recipe) or '').splitlines()[0]}")
 
 
-def cache_folder() -> Path:
-    """Where things that can be made again are kept: $DEEPCNN_CACHE or the platform's place."""
-    from platformdirs import user_cache_dir
+@app.command
+def models() -> None:
+    """List the networks with their parameters for ten classes."""
+    import torch
 
-    return Path(os.environ.get("DEEPCNN_CACHE") or user_cache_dir("deepcnn"))
+    from deepcnn.models import MODELS, num_parameters
+
+    with torch.device("meta"):
+        for name, network in MODELS.items():
+            first_line = (inspect.getdoc(network) or "").splitlines()[0]
+            print(f"{name:<16}{num_parameters(network(10, 1)):>12,}  {first_line}")
 
 
-def _recipe(name: str) -> Any:
-    if name not in RECIPES:
-        raise ConfigError(
-            f"unknown recipe {name}{did_you_mean(name, RECIPES)}; recipes: {', '.join(RECIPES)}"
-        )
-    return RECIPES[name]()
+@app.command
+def settings() -> None:
+    """Explain every setting, which `deepcnn train --SETTING VALUE` changes."""
+    for name, legal, description in descriptions():
+        print(f"{name:<26}{description}{f' ({legal})' if legal else ''}")
+
+
+@data.command(name="list")
+def list_data() -> None:
+    """List the data sets that are known by name."""
+    from deepcnn.data import catalog
+
+    for name in catalog.names():
+        entry = catalog.entry(name)
+        megabytes = sum(file.size for file in entry.files) / 1e6
+        print(f"{name:<16}{len(entry.classes):>4} classes{megabytes:>8.1f} MB  "
+              f"{entry.licence}  {entry.home}")  # fmt: skip
+
+
+@data.command
+def fetch(name: str, /, *, root: str = "") -> None:
+    """Download a data set, verify it, and print where its files are.
+
+    Parameters
+    ----------
+    name
+        Data set; `deepcnn data list` lists them.
+    root
+        Folder to look in first and to download into; else $DEEPCNN_DATA, else the user's cache.
+    """
+    from deepcnn.data import catalog
+
+    for path in catalog.fetch(name, root).values():
+        print(path)
+
+
+@data.command
+def show(
+    name: str,
+    /,
+    *,
+    out: Path | None = None,
+    split: Literal["train", "test"] = "train",
+    per_class: int = 10,
+    root: str = "",
+) -> None:
+    """Draw a sheet with the first pictures of each class, as a PNG, and print the counts.
+
+    Parameters
+    ----------
+    name
+        Data set by name, or folder.
+    out
+        PNG file to write; default NAME-SPLIT.png.
+    split
+        train or test.
+    per_class
+        Pictures of each class.
+    root
+        Folder to look for data sets in first.
+    """  # fmt: skip
+    from deepcnn.data import catalog
+    from deepcnn.data.show import contact_sheet
+
+    images = catalog.load(name, split, root)
+    path = out or Path(f"{Path(name).name}-{split}.png")
+    sheet = contact_sheet(images, per_class)
+    try:
+        sheet.save(path, format="PNG")
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror}; give another --out") from error
+    for label, count in zip(images.classes, images.class_counts(), strict=True):
+        print(f"{count:>8,}  {label}")
+    print(path)
 
 
 def _fail(message: str, exit_code: int) -> None:

@@ -39,9 +39,8 @@ def _range_in_words(at_least: float, above: float, at_most: float, below: float)
 def _require_legal(key: str, value: Any, item: Any) -> None:
     choices = item.metadata["choices"]
     if choices and value not in choices:
-        raise ConfigError(
-            f"{key} is {value!r}, expected one of {', '.join(choices)}{did_you_mean(value, choices)}"
-        )
+        expected = f"{', '.join(choices)}{did_you_mean(value, choices)}"
+        raise ConfigError(f"{key} is {value!r}, expected one of {expected}")
     if isinstance(value, str):
         return
     for number in value if isinstance(value, tuple) else (value,):

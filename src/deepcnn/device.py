@@ -1,4 +1,4 @@
-"""What the arithmetic runs on: device, number format, memory layout, threads, and random numbers."""
+"""What the arithmetic runs on: device, number format, layout, threads, and random numbers."""
 
 import hashlib
 import json
@@ -53,6 +53,10 @@ class Policy:
     def arrange(self, images: Tensor) -> Tensor:
         """Images N C H W in this layout."""
         return images.contiguous(memory_format=FORMATS[self.layout])
+
+    def exact(self) -> "Policy":
+        """The same in fp32: what results that are published are measured with."""
+        return replace(self, precision="fp32")
 
     def autocast(self) -> AbstractContextManager[object]:
         """Products in 16 bits where that is the policy."""
@@ -130,15 +134,18 @@ def choose_policy(
     """
     device = find_device(settings.device)
     plain = Policy(device, "fp32", "contiguous", available_threads())
-    fixed = _with_settings(plain, settings)
-    candidates = _candidates(fixed, settings)
-    if len(candidates) == 1:
-        return candidates[0], "as set"
+    plain = _with_settings(plain, settings)
+    formats = _formats(plain, settings)
+    if len(formats) == len(_thread_counts(plain, settings)) == 1:
+        return plain, "as set"
     key = json.dumps([name, shape, machine(device), asdict(settings)], sort_keys=True)
     remembered = cache / "policies" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
     if remembered.exists():
         return Policy(**json.loads(remembered.read_text())["policy"]), "remembered"
-    policy, times = _fastest(candidates, build, shape)
+    times: dict[str, float] = {}
+    trial = (_trial_size(plain, build, shape), *shape[1:])
+    policy = _fastest(formats, build, trial, times)
+    policy = _fastest(_thread_counts(policy, settings), build, trial, times)
     try:
         remembered.parent.mkdir(parents=True, exist_ok=True)
         record = {"key": json.loads(key), "policy": asdict(policy), "seconds": times}
@@ -156,45 +163,48 @@ def _with_settings(policy: Policy, settings: Hardware) -> Policy:
     return replace(policy, threads=settings.threads or policy.threads)
 
 
-def _candidates(plain: Policy, settings: Hardware) -> list[Policy]:
-    """The plain policy first, then everything `auto` may become."""
+def _formats(plain: Policy, settings: Hardware) -> list[Policy]:
+    """The plain policy first, then every precision and layout that `auto` may become."""
     precisions = [plain.precision]
     if settings.precision == "auto" and _has_bf16(plain.device):
         precisions.append("bf16")
     layouts = [plain.layout] + ["channels_last"] * (settings.layout == "auto")
-    threads = [plain.threads]
-    if settings.threads == 0 and plain.device == "cpu" and plain.threads > 1:
-        threads.append(max(1, plain.threads // 2))
-    return [
-        replace(plain, precision=p, layout=m, threads=t)
-        for t in threads for p in precisions for m in layouts
-    ]  # fmt: skip
+    return [replace(plain, precision=p, layout=m) for p in precisions for m in layouts]
+
+
+def _thread_counts(best: Policy, settings: Hardware) -> list[Policy]:
+    """All cores first, then half of them: small networks may gain from fewer."""
+    if settings.threads or best.device != "cpu" or best.threads == 1:
+        return [best]
+    return [best, replace(best, threads=best.threads // 2)]
 
 
 def _has_bf16(device: str) -> bool:
     if device.startswith("cuda"):
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     # Without the instructions the format is emulated, and slower than fp32.
-    return device == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()  # type: ignore[no-any-return]
+    return device == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _fastest(
-    candidates: list[Policy], build: Callable[[], nn.Module], shape: tuple[int, int, int, int]
-) -> tuple[Policy, dict[str, float]]:
-    """The plain (first) candidate unless another is clearly faster; median seconds of each."""
-    shape = (_trial_size(candidates[0], build, shape), *shape[1:])
+    candidates: list[Policy],
+    build: Callable[[], nn.Module],
+    shape: tuple[int, int, int, int],
+    times: dict[str, float],
+) -> Policy:
+    """The first candidate unless another is clearly faster; adds median seconds to `times`."""
+    if len(candidates) == 1:
+        return candidates[0]
     steps = [_training_step(policy, build, shape) for policy in candidates]
     seconds: list[list[float]] = [[] for _ in candidates]
     for _ in range(ROUNDS):
         for step, measured in zip(steps, seconds, strict=True):
             measured.append(_time(step))
     medians = [statistics.median(measured) for measured in seconds]
+    for policy, median in zip(candidates, medians, strict=True):
+        times[f"{policy.precision} {policy.layout} {policy.threads} threads"] = round(median, 6)
     best = min(range(len(candidates)), key=medians.__getitem__)
-    times = {
-        f"{p.precision} {p.layout} {p.threads} threads": round(seconds, 6)
-        for p, seconds in zip(candidates, medians, strict=True)
-    }
-    return candidates[best if medians[0] > CLEAR_GAIN * medians[best] else 0], times
+    return candidates[best if medians[0] > CLEAR_GAIN * medians[best] else 0]
 
 
 def _trial_size(
@@ -220,7 +230,7 @@ def _training_step(
         torch.set_num_threads(policy.threads)
         with policy.autocast():
             logits = model(images)
-        F.cross_entropy(logits.float(), labels).backward()
+        F.cross_entropy(logits.float(), labels).backward()  # type: ignore[no-untyped-call]
         if policy.device.startswith("cuda"):
             torch.cuda.synchronize()
 

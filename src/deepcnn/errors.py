@@ -11,8 +11,11 @@ DeepcnnError                exit code 1: something failed
     `-- RunError            a run folder cannot be used for this
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class DeepcnnError(Exception):
@@ -38,6 +41,7 @@ class Interrupted(DeepcnnError):
 
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
+        self.signal_number = signal_number
         self.exit_code = 128 + signal_number
 
 
@@ -63,3 +67,11 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
     """The end of a sentence about an unknown name: the nearest known one, or nothing."""
     near = get_close_matches(str(name), list(known), n=1, cutoff=0.5)
     return f"; did you mean {near[0]}?" if near else ""
+
+
+def look_up(kind: str, name: str, table: Mapping[str, T]) -> T:
+    """The table's entry; ConfigError with the nearest name and all names if there is none."""
+    if name in table:
+        return table[name]
+    hint = did_you_mean(name, table)
+    raise ConfigError(f"unknown {kind} {name!r}{hint} Known: {', '.join(table)}")

@@ -1,15 +1,20 @@
 """Exact evaluation: every image once, sums and counts, no augmentation."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from deepcnn import interrupt, metrics
-from deepcnn.data.loader import Source, in_order
-from deepcnn.device import Policy
+from deepcnn import artefact, interrupt, metrics
+from deepcnn.data import catalog
+from deepcnn.data.images import ImageSet, split_off
+from deepcnn.data.loader import Source, in_order, source
+from deepcnn.device import Policy, available_threads, find_device
+from deepcnn.errors import DataError, RunError
 
+BATCH_SIZE = 256  # images computed at once; no effect on the result
 MIN_CLASSES_FOR_TOP_5 = 10  # with fewer, five guesses are hardly a test
 
 
@@ -26,7 +31,9 @@ class Predictions:
 
 
 @torch.no_grad()
-def predictions(model: nn.Module, images: Source, policy: Policy, batch_size: int) -> Predictions:
+def predictions(
+    model: nn.Module, images: Source, policy: Policy, batch_size: int = BATCH_SIZE
+) -> Predictions:
     """Run `model` over every image of the set once; Interrupted between two batches."""
     model.eval()
     logits, labels = [], []
@@ -54,3 +61,44 @@ def summary(result: Predictions, classes: tuple[str, ...]) -> dict[str, Any]:
         report["top5"] = metrics.num_correct(result.logits, result.labels, top=5) / number
     report["per_class"] = metrics.per_class(result.logits, result.labels, classes)
     return report
+
+
+def evaluate_run(
+    run: Path, split: str, data_name: str | None, root: str | None, device: str
+) -> dict[str, Any]:
+    """Measure the model of a run on a split of its own data set, or of another one.
+
+    Raises RunError where the run has no finished model or held nothing out, DataError where the
+    classes are not those of the model.
+    """
+    found = artefact.load(run)
+    policy = Policy(find_device(device), "fp32", "contiguous", available_threads())
+    policy.apply()
+    images = _images(found, run, split, data_name, root)
+    if images.classes != found.classes or images.num_channels != found.preprocess.channels:
+        raise DataError(
+            f"{images.name} has {images.num_channels} channels and classes "
+            f"{', '.join(images.classes)}; the model of {run} knows {found.preprocess.channels} "
+            f"channels and {', '.join(found.classes)}"
+        )
+    pixels = source(images, found.preprocess, torch.device(policy.device))
+    result = summary(predictions(policy.place(found.model), pixels, policy), images.classes)
+    return {"run": str(run), "data": images.name, **result}
+
+
+def _images(
+    found: artefact.Artefact, run: Path, split: str, data_name: str | None, root: str | None
+) -> ImageSet:
+    trained_on = found.meta["config"]["data"]
+    name = data_name or trained_on["name"]
+    folder = trained_on["root"] if root is None else root
+    if data_name or split == "test":
+        return catalog.load(name, "train" if split == "train" else "test", folder)
+    whole = catalog.load(name, "train", folder)
+    held_out = trained_on["validation"]
+    if not held_out and split == "validation":
+        raise RunError(f"{run} held no validation images out; choose --split test or train")
+    if not held_out:
+        return whole
+    kept, validation = split_off(whole, held_out, found.meta["config"]["train"]["seed"])
+    return kept if split == "train" else validation

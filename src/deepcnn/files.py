@@ -20,6 +20,13 @@ class Damaged(Exception):
     """A sealed folder is not what was committed; the message says which file and how."""
 
 
+def cache_folder() -> Path:
+    """Where things that can be made again are kept: $DEEPCNN_CACHE or the platform's place."""
+    from platformdirs import user_cache_dir
+
+    return Path(os.environ.get("DEEPCNN_CACHE") or user_cache_dir("deepcnn"))
+
+
 def write_synced(path: Path, content: bytes) -> None:
     """Write `content` to a new file and force it to the disk."""
     with path.open("wb") as file:

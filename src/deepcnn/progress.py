@@ -4,7 +4,8 @@ elsewhere. Everything goes to stderr; stdout is for results.
 
 import sys
 import time
-from types import TracebackType
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -13,44 +14,37 @@ LINE_SECONDS = 5.0  # between two plain lines
 
 
 class Display:
-    """Progress of a run of `total` updates, `batch_size` images each."""
+    """Lines, and between `following` and its end the progress of a run."""
 
-    def __init__(self, epochs: int, total: int, done: int) -> None:
-        self.epochs, self.total = epochs, total
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
         self.console = Console(stderr=True)
         self.bar = _bar(self.console) if self.console.is_terminal else None
-        self.task = (
-            self.bar.add_task("", total=total, completed=done, facts="") if self.bar else None
-        )
-        self.began = time.perf_counter()
-        self.first_step = done
-        self.last_line = self.began
 
-    def __enter__(self) -> "Display":
-        if self.bar:
-            self.bar.start()
-        return self
-
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _trace: TracebackType | None,
-    ) -> None:
-        if self.bar:
-            self.bar.stop()
-
-    def step(self, step: int, epoch: int, loss: float, accuracy: float, rate: float) -> None:
-        """Show the state after update number `step`; `rate` in images per second."""
-        facts = f"loss {loss:.4f}  accuracy {accuracy:.3f}  {rate:,.0f} images/s"
-        where = f"epoch {epoch + 1}/{self.epochs}"
-        if self.bar and self.task is not None:
-            self.bar.update(self.task, completed=step, description=where, facts=facts)
+    @contextmanager
+    def following(self, done: int, total: int) -> Iterator[None]:
+        """Show progress from update `done` to `total` inside the block."""
+        self.first, self.total = done, total
+        self.began = self.last_line = time.perf_counter()
+        self.images = 0
+        if not self.bar:
+            yield
             return
+        self.task = self.bar.add_task("", total=total, completed=done, facts="")
+        with self.bar:
+            yield
+
+    def step(self, step: int, epoch: int, facts: str, num_images: int) -> None:
+        """Show the state after update number `step`, made from `num_images` images."""
+        self.images += num_images
         now = time.perf_counter()
-        if now - self.last_line >= LINE_SECONDS:
+        facts = f"{facts}  {self.images / (now - self.began):,.0f} images/s"
+        where = f"epoch {epoch + 1}/{self.epochs}"
+        if self.bar:
+            self.bar.update(self.task, completed=step, description=where, facts=facts)
+        elif now - self.last_line >= LINE_SECONDS:
             self.last_line = now
-            left = (self.total - step) * (now - self.began) / max(1, step - self.first_step)
+            left = (self.total - step) * (now - self.began) / (step - self.first)
             self.say(f"{where}  step {step}/{self.total}  {facts}  {duration(left)} left")
 
     def say(self, line: str) -> None:

@@ -53,8 +53,12 @@ def resolve(
         key: "default" if value == defaults[key] else f"recipe {recipe_name}"
         for key, value in flat(config).items()
     }
-    layers = [(str(file), _read_file(file))] if file else []
-    layers += [("environment", _read_environment(environment, defaults)), ("option", options)]
+    layers: list[tuple[str, Mapping[str, object]]] = [
+        ("environment", _read_environment(environment, defaults)),
+        ("option", options),
+    ]
+    if file:
+        layers.insert(0, (str(file), _read_file(file)))
     for origin, changes in layers:
         config = override(config, changes, origin)
         origins |= dict.fromkeys(changes, origin)

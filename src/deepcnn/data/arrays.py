@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,8 @@ CHUNK = 1 << 20  # bytes
 CIFAR_SHAPE = (3, 32, 32)  # C H W
 CIFAR_PIXELS = math.prod(CIFAR_SHAPE)
 CLASS_NAMES_FILE = "classes.txt"
+# What decompressors say; the last two are what tarfile makes of absurd numbers in a header.
+DAMAGE = (gzip.BadGzipFile, zlib.error, EOFError, tarfile.TarError, ValueError, OverflowError)
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ CIFAR_LAYOUTS = {
 
 
 def read_idx(path: Path | str) -> NDArray[np.uint8]:
-    """The array in an IDX file of unsigned bytes, rank 1 to 4, plain or gzip-compressed."""
+    """Read an IDX file of unsigned bytes, rank 1 to 4, plain or gzip-compressed."""
     path = Path(path)
     with _reading(path), path.open("rb") as file:
         length = os.fstat(file.fileno()).st_size
@@ -61,13 +63,13 @@ def read_idx(path: Path | str) -> NDArray[np.uint8]:
         if not compressed:
             return _parse_idx(file, length, path)
         with gzip.open(file) as stream:
-            return _parse_idx(stream, length * DEFLATE_MAX_RATIO, path)
+            return _parse_idx(cast("IO[bytes]", stream), length * DEFLATE_MAX_RATIO, path)
 
 
 def read_idx_pair(
     images_path: Path | str, labels_path: Path | str, classes: Sequence[str], name: str
 ) -> ImageSet:
-    """Grey images (N H W) and their labels (N), two IDX files, as images N 1 H W."""
+    """Read grey images (N H W) and their labels (N) from two IDX files; images become N 1 H W."""
     images, labels = read_idx(images_path), read_idx(labels_path)
     if images.ndim != 3 or images.shape[1] != images.shape[2]:
         raise _damaged(images_path, f"an array {_times(images.shape)}", "square images N x H x W")
@@ -81,7 +83,7 @@ def read_idx_pair(
 def parse_cifar(
     content: bytes, label_bytes: int, where: Path | str
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Images N 3 32 32 and labels N in the records of `content`, without a copy."""
+    """Find images N 3 32 32 and labels N in the records of `content`, without a copy."""
     record = label_bytes + CIFAR_PIXELS
     if not content or len(content) % record:
         raise _damaged(where, f"{len(content)} bytes", f"one or more records of {record} bytes")
@@ -92,7 +94,7 @@ def parse_cifar(
 def read_cifar(
     paths: Sequence[Path], label_bytes: int, classes: Sequence[str], name: str
 ) -> ImageSet:
-    """All images of some .bin files, in the order of `paths`."""
+    """Read all images of some .bin files, in the order of `paths`."""
     contents = {str(path): _read_bytes(path) for path in paths}
     return _join_cifar(contents, label_bytes, classes, name)
 
@@ -100,11 +102,11 @@ def read_cifar(
 def read_cifar_archive(
     archive: Path, members: Sequence[str], label_bytes: int, classes: Sequence[str], name: str
 ) -> ImageSet:
-    """All images of some .bin files inside a .tar.gz, in the order of `members`."""
+    """Read all images of some .bin files inside a .tar.gz, in the order of `members`."""
     with _reading(archive), tarfile.open(archive, "r:gz") as tar:
         limit = archive.stat().st_size * DEFLATE_MAX_RATIO
         # The names are gathered first, because to look one up by name would read to the end anyway.
-        found = {member.name: member for member in tar if member.isreg() and member.size <= limit}
+        found = {m.name: m for m in tar if m.isreg() and 0 <= m.size <= limit}
         if missing := [member for member in members if member not in found]:
             raise _damaged(archive, f"no {missing[0]} in it", f"{len(members)} such files")
         contents = {f"{archive}/{member}": _extract(tar, found[member]) for member in members}
@@ -112,7 +114,7 @@ def read_cifar_archive(
 
 
 def read_folder(folder: Path, split: Split) -> ImageSet:
-    """A person's own data in one of the layouts above, as they are unpacked by hand.
+    """Read a person's own data, unchecked by any hash, in one of the layouts above.
 
     The classes are the lines of `classes.txt` or else "0" to the largest label of the training set.
     """
@@ -129,7 +131,7 @@ def read_folder(folder: Path, split: Split) -> ImageSet:
 
 
 def _parse_idx(stream: IO[bytes], limit: int, where: Path) -> NDArray[np.uint8]:
-    """The array in an IDX stream which cannot be longer than `limit` bytes."""
+    """Read an IDX stream which cannot be longer than `limit` bytes."""
     magic = stream.read(4)
     if magic[:3] != IDX_UNSIGNED_BYTES or magic[3:] not in (b"\x01", b"\x02", b"\x03", b"\x04"):
         found = f"{magic.hex(' ')} at its beginning" if magic else "an empty file"
@@ -142,7 +144,7 @@ def _parse_idx(stream: IO[bytes], limit: int, where: Path) -> NDArray[np.uint8]:
 
 
 def _read_elements(stream: IO[bytes], shape: Sequence[int], limit: int, where: Path) -> bytearray:
-    """Exactly as many bytes as `shape` has elements, and the end of the stream after them."""
+    """Read as many bytes as `shape` has elements, which must be all that is left."""
     size = math.prod(shape)
     expected = f"the {_times(shape)} = {size} bytes that its header declares"
     if not 0 < size <= limit:
@@ -155,7 +157,7 @@ def _read_elements(stream: IO[bytes], shape: Sequence[int], limit: int, where: P
 
 
 def _read_at_most(stream: IO[bytes], limit: int) -> bytearray:
-    """The next `limit` bytes or all up to the end, in memory that grows only with what comes."""
+    """Read `limit` bytes or all up to the end, in memory that grows only with what comes."""
     content = bytearray()
     while chunk := stream.read(min(CHUNK, limit - len(content))):
         content += chunk
@@ -177,7 +179,7 @@ def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 def _join_cifar(
     contents: Mapping[str, bytes], label_bytes: int, classes: Sequence[str], name: str
 ) -> ImageSet:
-    """One set of all records of `contents`, which maps where they come from to their bytes."""
+    """Join all records of `contents`, which maps where they come from to their bytes."""
     parts = [parse_cifar(content, label_bytes, where) for where, content in contents.items()]
     for where, (_, labels) in zip(contents, parts, strict=True):
         _check_labels(labels, len(classes), where)
@@ -190,7 +192,7 @@ def _read_idx_folder(folder: Path, split: Split) -> ImageSet:
     images, labels = (_idx_path(folder, name) for name in IDX_SPLITS[split])
     training_labels = _idx_path(folder, IDX_SPLITS["train"][1])
     classes = _class_names(folder, lambda: read_idx(training_labels))
-    return read_idx_pair(images, labels, classes, f"{folder.name}/{split}")
+    return read_idx_pair(images, labels, classes, f"{folder.resolve().name}/{split}")
 
 
 def _read_cifar_folder(folder: Path, layout: CifarLayout, split: Split) -> ImageSet:
@@ -201,11 +203,11 @@ def _read_cifar_folder(folder: Path, layout: CifarLayout, split: Split) -> Image
 
     paths = _matching(folder, layout.patterns[split])
     classes = _class_names(folder, largest_labels)
-    return read_cifar(paths, layout.label_bytes, classes, f"{folder.name}/{split}")
+    return read_cifar(paths, layout.label_bytes, classes, f"{folder.resolve().name}/{split}")
 
 
 def _idx_path(folder: Path, name: str) -> Path:
-    """The file `name` or, if only that is there, its compressed form."""
+    """Choose the file `name` or, if only that is there, its compressed form."""
     plain, compressed = folder / name, folder / f"{name}.gz"
     return compressed if compressed.exists() and not plain.exists() else plain
 
@@ -217,7 +219,7 @@ def _matching(folder: Path, pattern: str) -> list[Path]:
 
 
 def _class_names(folder: Path, labels: Callable[[], NDArray[np.uint8]]) -> tuple[str, ...]:
-    """The lines of the folder's list of names, or numbers up to the largest of `labels()`."""
+    """Read the folder's list of names, or else count up to the largest of `labels()`."""
     listing = folder / CLASS_NAMES_FILE
     if not listing.exists():
         return tuple(str(label) for label in range(int(labels().max()) + 1))
@@ -245,7 +247,7 @@ def _reading(path: Path) -> Iterator[None]:
         if not path.is_file():
             raise _missing(path)
         yield
-    except (EOFError, zlib.error, gzip.BadGzipFile, tarfile.TarError) as error:
+    except DAMAGE as error:
         raise _damaged(path, str(error) or type(error).__name__, "whole, undamaged data") from error
     except OSError as error:
         raise DataError(

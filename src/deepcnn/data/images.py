@@ -46,8 +46,8 @@ class ImageSet:
     def fingerprint(self) -> str:
         """SHA-256 over classes, labels and pixels: equal when the data is the same data."""
         digest = hashlib.sha256(repr((self.images.shape, self.classes)).encode())
-        digest.update(np.ascontiguousarray(self.labels))
-        digest.update(np.ascontiguousarray(self.images))
+        digest.update(np.ascontiguousarray(self.labels).data)
+        digest.update(np.ascontiguousarray(self.images).data)
         return digest.hexdigest()
 
     def class_counts(self) -> NDArray[np.int64]:

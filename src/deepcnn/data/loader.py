@@ -71,5 +71,5 @@ def batch_slices(num_images: int, batch_size: int, drop_last: bool) -> list[slic
 
 def in_order(images: Source, batch_size: int) -> Iterator[Batch]:
     """Every image once, as stored: for evaluation."""
-    for indices in torch.arange(len(images.images)).split(batch_size):
-        yield images.batch(indices)
+    for start in range(0, len(images.images), batch_size):
+        yield images.batch(torch.arange(start, min(start + batch_size, len(images.images))))

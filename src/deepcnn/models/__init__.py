@@ -1,21 +1,17 @@
 """The networks by name, and what can be asked of any of them."""
 
-import difflib
-from collections.abc import Callable, Mapping
-from typing import TypeVar
+from collections.abc import Callable
 
 import torch
 from torch import nn
 
-from deepcnn.errors import ConfigError
+from deepcnn.errors import ConfigError, look_up
 from deepcnn.models.alexnet import AlexNetD2L, AlexNetGluon, AlexNetSlides
 from deepcnn.models.compact import Compact
 from deepcnn.models.init import INITIALIZERS
 from deepcnn.models.lenet import LeNet
 
 __all__ = ["INITIALIZERS", "MODELS", "build", "check_input", "num_parameters"]
-
-T = TypeVar("T")
 
 # name: (num_classes, in_channels) -> network
 MODELS: dict[str, Callable[[int, int], nn.Module]] = {
@@ -79,12 +75,3 @@ def accepts(model: nn.Module, in_channels: int, side: int) -> bool:
     except RuntimeError:  # torch's answer to a map too small to pool or too large for a dense layer
         return False
     return True
-
-
-def look_up(kind: str, name: str, table: Mapping[str, T]) -> T:
-    """Return the table's entry, or raise ConfigError with the nearest name and all names."""
-    if name in table:
-        return table[name]
-    nearest = difflib.get_close_matches(name, table, n=1)
-    hint = f"; did you mean {nearest[0]}?" if nearest else "."
-    raise ConfigError(f"Unknown {kind} {name!r}{hint} Choose one of: {', '.join(table)}.")

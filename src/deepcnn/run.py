@@ -1,0 +1,205 @@
+"""`Run`: one process at work on one run folder, from `begin` to the last checkpoint."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from deepcnn import checkpoint, interrupt, models, runlog
+from deepcnn.checkpoint import TrainState
+from deepcnn.config import Config
+from deepcnn.data.images import ImageSet
+from deepcnn.data.loader import Source, batch_slices, source
+from deepcnn.data.splits import Splits, load_splits
+from deepcnn.device import Policy, choose_policy, machine, mix
+from deepcnn.errors import ConfigError, RunError
+from deepcnn.files import Damaged
+from deepcnn.optim import make_optimizer, tensors
+from deepcnn.progress import Display
+
+
+@dataclass
+class Run:
+    """What the loop works with: the settings, the images, the state, and where it is written."""
+
+    folder: Path
+    config: Config
+    policy: Policy
+    splits: Splits
+    state: TrainState
+    display: Display
+    log: runlog.EventLog
+    warned: set[str] = field(default_factory=set)
+    saved_at: float = field(default_factory=time.perf_counter)
+
+    def slices(self) -> list[slice]:
+        """The batches of an epoch."""
+        train = self.config.train
+        return batch_slices(len(self.splits.train), train.batch_size, train.drop_last)
+
+    def source(self, images: ImageSet) -> Source:
+        """An image set on the device of the run."""
+        return source(images, self.splits.preprocess, torch.device(self.policy.device))
+
+    def record(self, **event: Any) -> None:
+        """Add an event to the record; a failing disk is warned of, training goes on."""
+        if error := self.log.append(event):
+            self.warn(f"cannot write {self.log.path}: {error.strerror}")
+
+    def save(self) -> None:
+        """Commit a checkpoint; if the disk fails, the ones before stay and training goes on."""
+        self.saved_at = time.perf_counter()
+        try:
+            checkpoint.save(self.folder / "checkpoints", self.state)
+        except (OSError, Damaged) as error:
+            self.warn(f"a checkpoint could not be written: {error}")
+
+    def warn(self, message: str) -> None:
+        """Say, once, that something went wrong that does not stop training."""
+        if message not in self.warned:
+            self.warned.add(message)
+            self.display.say(f"warning: {message}; training goes on")
+
+
+def begin(config: Config, folder: Path, cache: Path, accept_change: bool) -> Run:
+    """Begin a run in `folder`, whose lock is held, or go on with the one begun there.
+
+    Raises RunError where the folder holds a finished run or one that is not this one, unless
+    `accept_change` says to go on knowingly.
+    """
+    begun = runlog.is_begun(folder)
+    if begun:
+        _refuse_other_settings(folder, config, accept_change)
+    splits = load_splits(config.data, config.train.seed)
+    _check_fit(config, splits)
+    interrupt.check()
+    fingerprint = splits.train.fingerprint()
+    if begun:
+        recorded = runlog.read_json(folder / "environment.json")
+        policy = Policy(**recorded["policy"])
+        origin = "recorded"
+        _refuse_other_conditions(folder, recorded, fingerprint, policy, accept_change)
+    else:
+        policy, origin = _choose_policy(config, splits, cache)
+        facts = {"policy": asdict(policy), "policy_origin": origin}
+        conditions = {"machine": machine(policy.device), "data_fingerprint": fingerprint}
+        runlog.begin(folder, config, facts | conditions)
+    policy.apply()
+    state = begin_state(config, splits, policy)
+    display = Display(config.train.epochs)
+    _announce(display, config, splits, policy, origin, state)
+    _restore(folder / "checkpoints", state, display)
+    log = runlog.EventLog(folder, state.events)
+    return Run(folder, config, policy, splits, state, display, log)
+
+
+def begin_state(config: Config, splits: Splits, policy: Policy) -> TrainState:
+    """The first weights, a pure function of the seed, and a fresh optimiser."""
+    torch.manual_seed(mix(config.train.seed, "weights"))
+    classes, channels = len(splits.train.classes), splits.train.num_channels
+    model = policy.place(models.build(config.model.name, classes, channels, config.model.init))
+    device_type = torch.device(policy.device).type
+    return TrainState(
+        model=model,
+        optimizer=make_optimizer(config.optim, model),
+        scaler=torch.amp.GradScaler(device_type, enabled=policy.precision == "fp16"),
+        average=tensors(model) if config.train.ema else None,
+    )
+
+
+def _check_fit(config: Config, splits: Splits) -> None:
+    if config.train.batch_size > len(splits.train):
+        raise ConfigError(
+            f"train.batch_size is {config.train.batch_size}, but there are only "
+            f"{len(splits.train)} training images: choose at most that many"
+        )
+    models.check_input(
+        config.model.name,
+        len(splits.train.classes),
+        splits.train.num_channels,
+        splits.preprocess.input_size,
+    )
+
+
+def _choose_policy(config: Config, splits: Splits, cache: Path) -> tuple[Policy, str]:
+    classes, channels = len(splits.train.classes), splits.train.num_channels
+    side = splits.preprocess.input_size
+    return choose_policy(
+        config.hardware,
+        f"{config.model.name} {classes}",
+        lambda: models.build(config.model.name, classes, channels, config.model.init),
+        (config.train.batch_size, channels, side, side),
+        cache,
+    )
+
+
+def _refuse_other_settings(folder: Path, config: Config, accept_change: bool) -> None:
+    changes = runlog.differences(runlog.recorded_config(folder), config)
+    if changes and not (accept_change and not runlog.is_finished(folder)):
+        raise RunError(
+            f"{folder} holds a run of other settings ({'; '.join(changes)}). Give another --out"
+            + ("" if runlog.is_finished(folder) else ", or --accept-change to go on with these")
+        )
+    if runlog.is_finished(folder):
+        raise RunError(
+            f"{folder} holds a finished run, so nothing was done. Look at it with "
+            f"`deepcnn evaluate {folder}`, or give another --out to train again"
+        )
+
+
+def _refuse_other_conditions(
+    folder: Path,
+    recorded: Mapping[str, Any],
+    fingerprint: str,
+    policy: Policy,
+    accept_change: bool,
+) -> None:
+    now = {**machine(policy.device), "training images": fingerprint[:12]}
+    then = {**recorded["machine"], "training images": recorded["data_fingerprint"][:12]}
+    changes = [
+        f"{name}: {then.get(name)} then, {now.get(name)} now"
+        for name in {**then, **now}
+        if then.get(name) != now.get(name)
+    ]
+    if changes and not accept_change:
+        raise RunError(
+            f"{folder} was begun under other conditions ({'; '.join(changes)}), so it would not "
+            "end in the same weights. Restore them, give another --out, or --accept-change to "
+            "go on all the same"
+        )
+
+
+def _restore(folder: Path, state: TrainState, display: Display) -> None:
+    """Go on from the newest checkpoint that verifies, if there is one."""
+    if not folder.exists():
+        return
+    place, passed_over = checkpoint.load_newest(folder, state)
+    for reason in passed_over:
+        display.say(f"warning: {reason}")
+    checkpoint.discard_after(folder, state.step if place else -1)
+    display.say(f"continuing at step {state.step}" if place else "no checkpoint: starting over")
+
+
+def _announce(
+    display: Display,
+    config: Config,
+    splits: Splits,
+    policy: Policy,
+    origin: str,
+    state: TrainState,
+) -> None:
+    """Say what was derived and chosen, before any time is spent on it."""
+    held_out = f", {len(splits.validation):,} held out" if splits.validation else ""
+    side = splits.preprocess.input_size
+    display.say(
+        f"{config.data.name}: {len(splits.train):,} training images{held_out}, "
+        f"{len(splits.test):,} test images; network input "
+        f"{splits.preprocess.channels}x{side}x{side}"
+    )
+    display.say(
+        f"{config.model.name}: {models.num_parameters(state.model):,} parameters; {policy.device}, "
+        f"{policy.precision}, {policy.layout}, {policy.threads} threads ({origin})"
+    )
