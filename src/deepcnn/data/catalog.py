@@ -19,6 +19,7 @@ from deepcnn.data.arrays import (
 from deepcnn.data.download import RemoteFile, download_files, verify
 from deepcnn.data.images import ImageSet
 from deepcnn.errors import DataError
+from deepcnn.files import cache_folder
 
 
 @dataclass(frozen=True)
@@ -268,7 +269,7 @@ def _found(name: str, files: Sequence[RemoteFile], root: str | Path) -> dict[str
 
 def _folders(root: str | Path) -> list[Path]:
     """List where data sets are looked for, in this order."""
-    return [*_chosen(root), Path("datasets"), _cache()]
+    return [*_chosen(root), Path("datasets"), cache_folder() / "datasets"]
 
 
 def _chosen(root: str | Path) -> list[Path]:
@@ -277,16 +278,10 @@ def _chosen(root: str | Path) -> list[Path]:
     return [Path(folder).expanduser() for folder in given if folder]
 
 
-def _cache() -> Path:
-    from platformdirs import user_cache_dir
-
-    return Path(user_cache_dir("deepcnn")) / "datasets"
-
-
 def _destination(name: str, root: str | Path) -> Path:
     """Choose the first folder that the files of `name` can go to, made if need be."""
     refusals = []
-    for folder in (place / name for place in (*_chosen(root), _cache())):
+    for folder in (place / name for place in (*_chosen(root), cache_folder() / "datasets")):
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
