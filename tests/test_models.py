@@ -333,9 +333,9 @@ def test_same_seed_same_weights() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("compct", "default"), "Unknown model 'compct'; did you mean compact? Choose one of: "),
+        (("compct", "default"), "unknown model 'compct'; did you mean compact? Choose one of: "),
         (("zzz", "default"), "Unknown model 'zzz'. Choose one of: lenet, alexnet-d2l, "),
-        (("lenet", "xavir"), "Unknown initialiser 'xavir'; did you mean xavier? Choose one of: "),
+        (("lenet", "xavir"), "unknown initialiser 'xavir'; did you mean xavier? Choose one of: "),
     ],
 )
 def test_unknown_names(arguments: tuple[str, str], message: str) -> None:

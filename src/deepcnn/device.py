@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from deepcnn import interrupt
 from deepcnn.config import Hardware
 from deepcnn.errors import ConfigError
 from deepcnn.files import replace_file
@@ -199,6 +200,7 @@ def _fastest(
     seconds: list[list[float]] = [[] for _ in candidates]
     for _ in range(ROUNDS):
         for step, measured in zip(steps, seconds, strict=True):
+            interrupt.check()
             measured.append(_time(step))
     medians = [statistics.median(measured) for measured in seconds]
     for policy, median in zip(candidates, medians, strict=True):

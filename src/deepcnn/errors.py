@@ -73,5 +73,5 @@ def look_up(kind: str, name: str, table: Mapping[str, T]) -> T:
     """The table's entry; ConfigError with the nearest name and all names if there is none."""
     if name in table:
         return table[name]
-    hint = did_you_mean(name, table)
-    raise ConfigError(f"unknown {kind} {name!r}{hint} Known: {', '.join(table)}")
+    hint = did_you_mean(name, table) or "."
+    raise ConfigError(f"unknown {kind} {name!r}{hint} Choose one of: {', '.join(table)}")

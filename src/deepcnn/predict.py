@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from deepcnn import interrupt
 from deepcnn.artefact import Artefact
 from deepcnn.data.decode import decode
 from deepcnn.errors import ImageError
@@ -30,6 +31,7 @@ def predict(artefact: Artefact, paths: Iterable[Path], top: int) -> Iterator[Ans
     """Answer for each file in turn with the `top` likeliest classes; a bad file stops nothing."""
     artefact.model.eval()
     for path in paths:
+        interrupt.check()
         try:
             pixels = decode(path, artefact.preprocess.channels)
         except ImageError as error:

@@ -6,7 +6,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -31,6 +31,7 @@ def opened(run: Path) -> Iterator[None]:
 
     if run.exists() and not run.is_dir():
         raise RunError(f"{run} is a file, expected a folder: give another one with --out")
+    missing = [folder for folder in (run, *run.parents) if not folder.exists()]
     try:
         run.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(run / "lock")
@@ -48,6 +49,8 @@ def opened(run: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+        if missing and not is_begun(run):
+            _remove_unused(run, missing)
 
 
 def begin(run: Path, config: Config, machine: Mapping[str, Any]) -> None:
@@ -59,6 +62,14 @@ def begin(run: Path, config: Config, machine: Mapping[str, Any]) -> None:
         raise RunError(
             f"cannot write in {run}: {error.strerror}; make room or give another --out"
         ) from error
+
+
+def _remove_unused(run: Path, made: list[Path]) -> None:
+    """Take back the folders that were made for a run which was never begun."""
+    with suppress(OSError):  # somebody else has put something there
+        (run / "lock").unlink(missing_ok=True)
+        for folder in made:
+            folder.rmdir()
 
 
 def is_begun(run: Path) -> bool:

@@ -1,6 +1,5 @@
 """The data sets known by name: where they come from, how they are checked, found and read."""
 
-import difflib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from deepcnn.data.arrays import (
 )
 from deepcnn.data.download import RemoteFile, download_files, verify
 from deepcnn.data.images import ImageSet
-from deepcnn.errors import DataError
+from deepcnn.errors import DataError, did_you_mean
 from deepcnn.files import cache_folder
 
 
@@ -167,10 +166,9 @@ def entry(name: str) -> Entry:
     """Look up what the catalogue says of the data set `name`."""
     if name in CATALOG:
         return CATALOG[name]
-    nearest = difflib.get_close_matches(name, CATALOG, n=1)
-    hint = f", did you mean {nearest[0]}?" if nearest else ""
+    hint = did_you_mean(name, CATALOG) or "."
     raise DataError(
-        f"unknown data set {name!r}{hint}; the catalogue has {', '.join(CATALOG)}; "
+        f"unknown data set {name!r}{hint} The catalogue has {', '.join(CATALOG)}; "
         "write a folder of your own with a path separator, as ./NAME"
     )
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
+from deepcnn import interrupt
 from deepcnn.errors import DataError
 from deepcnn.files import sync_folder
 
@@ -190,6 +191,7 @@ def _chunks(response: HTTPResponse, expected: int) -> Iterator[bytes]:
     """Yield `expected` bytes of the body, as they come."""
     received = 0
     while received < expected:
+        interrupt.check()
         with _network():
             chunk = response.read1(min(CHUNK, expected - received))
         if not chunk:

@@ -80,6 +80,6 @@ def split_off(images: ImageSet, num_held_out: int, seed: int) -> tuple[ImageSet,
     )
     held_out.sort()
     kept = np.setdiff1d(np.arange(len(images)), held_out)
-    return images.subset(kept, f"{images.name}/train"), images.subset(
-        held_out, f"{images.name}/validation"
+    return images.subset(kept, f"{images.name}, kept"), images.subset(
+        held_out, f"{images.name}, held out"
     )
