@@ -126,7 +126,9 @@ def _from_files(files: Mapping[str, bytes], state: TrainState) -> None:
     state.optimizer.load_state_dict({"state": per_parameter, "param_groups": groups})
     state.scaler.load_state_dict(meta["scaler"])
     if state.average is not None:
-        for name, tensor in _with_prefix(tensors, "average.").items():
+        # A run that begins to average half-way begins with the weights of that moment.
+        saved = _with_prefix(tensors, "average.") or state.model.state_dict()
+        for name, tensor in saved.items():
             state.average[name].copy_(tensor)
     for name in TrainState.NUMBERS:
         setattr(state, name, meta[name])

@@ -60,6 +60,15 @@ class Policy:
         """Images N C H W in this layout."""
         return images.contiguous(memory_format=FORMATS[self.layout])
 
+    def under(self, settings: Hardware) -> "Policy":
+        """The same with everything that `settings` fix."""
+        return Policy(
+            device=self.device if settings.device == "auto" else find_device(settings.device),
+            precision=self.precision if settings.precision == "auto" else settings.precision,
+            layout=self.layout if settings.layout == "auto" else settings.layout,
+            threads=settings.threads or self.threads,
+        )
+
     def exact(self) -> "Policy":
         """The same in fp32: what results that are published are measured with."""
         return replace(self, precision="fp32")
@@ -139,8 +148,7 @@ def choose_policy(
     so that the same command gives the same bits again. Returns the policy and where it is from.
     """
     device = find_device(settings.device)
-    plain = Policy(device, "fp32", "contiguous", available_threads())
-    plain = _with_settings(plain, settings)
+    plain = Policy(device, "fp32", "contiguous", available_threads()).under(settings)
     formats = _formats(plain, settings)
     if len(formats) == len(_thread_counts(plain, settings)) == 1:
         return plain, "as set"
@@ -159,14 +167,6 @@ def choose_policy(
     except OSError as error:
         return policy, f"measured, not remembered ({remembered.parent}: {error.strerror})"
     return policy, "measured"
-
-
-def _with_settings(policy: Policy, settings: Hardware) -> Policy:
-    if settings.precision != "auto":
-        policy = replace(policy, precision=settings.precision)
-    if settings.layout != "auto":
-        policy = replace(policy, layout=settings.layout)
-    return replace(policy, threads=settings.threads or policy.threads)
 
 
 def _formats(plain: Policy, settings: Hardware) -> list[Policy]:

@@ -21,6 +21,10 @@ from deepcnn.optim import make_optimizer, tensors
 from deepcnn.progress import Display
 
 
+# What a checkpoint holds has the shape of these; with others nothing could be continued.
+UNCHANGEABLE = ("data.name:", "model.name:", "optim.name:")
+
+
 @dataclass
 class Run:
     """What the loop works with: the settings, the images, the state, and where it is written."""
@@ -71,20 +75,20 @@ def begin(config: Config, folder: Path, cache: Path, accept_change: bool) -> Run
     `accept_change` says to go on knowingly.
     """
     begun = runlog.is_begun(folder)
-    if begun:
-        _refuse_other_settings(folder, config, accept_change)
+    changes = _changed_settings(folder, config, accept_change) if begun else []
     splits = load_splits(config.data, config.train.seed)
     _check_fit(config, splits)
     interrupt.check()
     fingerprint = splits.train.fingerprint()
     if begun:
         recorded = runlog.read_json(folder / "environment.json")
-        policy = Policy(**recorded["policy"])
+        policy = Policy(**recorded["policy"]).under(config.hardware)
         origin = "recorded"
-        _refuse_other_conditions(folder, recorded, fingerprint, policy, accept_change)
+        changes += _changed_conditions(folder, recorded, fingerprint, policy, accept_change)
     else:
         policy, origin = _choose_policy(config, splits, cache)
-        facts = {"policy": asdict(policy), "policy_origin": origin}
+    if changes or not begun:
+        facts = {"policy": asdict(policy), "policy_origin": origin, "accepted_changes": changes}
         conditions = {"machine": machine(policy.device), "data_fingerprint": fingerprint}
         runlog.begin(folder, config, facts | conditions)
     policy.apply()
@@ -136,27 +140,33 @@ def _choose_policy(config: Config, splits: Splits, cache: Path) -> tuple[Policy,
     )
 
 
-def _refuse_other_settings(folder: Path, config: Config, accept_change: bool) -> None:
+def _changed_settings(folder: Path, config: Config, accept_change: bool) -> list[str]:
+    """What differs from the settings the run was begun with; RunError unless that is accepted."""
     changes = runlog.differences(runlog.recorded_config(folder), config)
-    if changes and not (accept_change and not runlog.is_finished(folder)):
+    finished = runlog.is_finished(folder)
+    fixed = finished or any(change.startswith(UNCHANGEABLE) for change in changes)
+    if changes and (fixed or not accept_change):
+        remedy = "" if fixed else ", or --accept-change to go on with these"
         raise RunError(
-            f"{folder} holds a run of other settings ({'; '.join(changes)}). Give another --out"
-            + ("" if runlog.is_finished(folder) else ", or --accept-change to go on with these")
+            f"{folder} holds a run of other settings ({'; '.join(changes)}). "
+            f"Give another --out{remedy}"
         )
-    if runlog.is_finished(folder):
+    if finished:
         raise RunError(
             f"{folder} holds a finished run, so nothing was done. Look at it with "
             f"`deepcnn evaluate {folder}`, or give another --out to train again"
         )
+    return changes
 
 
-def _refuse_other_conditions(
+def _changed_conditions(
     folder: Path,
     recorded: Mapping[str, Any],
     fingerprint: str,
     policy: Policy,
     accept_change: bool,
-) -> None:
+) -> list[str]:
+    """What differs in data and machine; RunError unless that is accepted."""
     now = {**machine(policy.device), "training images": fingerprint[:12]}
     then = {**recorded["machine"], "training images": recorded["data_fingerprint"][:12]}
     changes = [
@@ -170,6 +180,7 @@ def _refuse_other_conditions(
             "end in the same weights. Restore them, give another --out, or --accept-change to "
             "go on all the same"
         )
+    return changes
 
 
 def _restore(folder: Path, state: TrainState, display: Display) -> None:
