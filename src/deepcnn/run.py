@@ -20,7 +20,6 @@ from deepcnn.files import Damaged
 from deepcnn.optim import make_optimizer, tensors
 from deepcnn.progress import Display
 
-
 # What a checkpoint holds has the shape of these; with others nothing could be continued.
 UNCHANGEABLE = ("data.name:", "model.name:", "optim.name:")
 
