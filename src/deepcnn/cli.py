@@ -1,6 +1,7 @@
 """The command line: parse, import lazily, call one function, print. Nothing else is done here."""
 
 import inspect
+import io
 import os
 import shlex
 import sys
@@ -8,7 +9,7 @@ from json import dumps as to_json
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Parameter, UnknownOptionError, UnusedCliTokensError
 
 from deepcnn import __version__, interrupt
 from deepcnn.config import descriptions
@@ -18,12 +19,13 @@ from deepcnn.recipes import RECIPES
 from deepcnn.settings import resolve, to_toml
 
 Settings = Annotated[dict[str, str], Parameter(parse=False)]
-Json = Annotated[bool, Parameter(negative=())]
+Flag = Annotated[bool, Parameter(negative=(), show_default=False)]
 
 app = App(
     name="deepcnn",
     version=__version__,
     help="Train deep convolutional image classifiers, measure them and use them.",
+    help_epilogue="`deepcnn COMMAND --help` explains a command; --debug shows tracebacks.",
     help_format="plaintext",
 )
 data = App(name="data", help="List, fetch and look at data sets.", help_format="plaintext")
@@ -33,25 +35,45 @@ app.command(data)
 def main(arguments: list[str] | None = None) -> None:
     """Run one command and exit: 0 done, 1 failed, 2 bad request, 130 Ctrl-C, 143 SIGTERM."""
     interrupt.install()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no legal text
     tokens = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in tokens
     try:
-        tokens, settings = take_settings([token for token in tokens if token != "--debug"])
-        command, bound, injected = app.parse_args(tokens, exit_on_error=False, print_error=False)
-        if settings and "settings" not in injected:
-            raise ConfigError(f"--{next(iter(settings))} is a setting of `deepcnn train` only")
-        extra = {"settings": settings} if "settings" in injected else {}
-        sys.exit(command(*bound.args, **bound.kwargs, **extra) or 0)
-    except CycloptsError as error:
-        _fail(str(error).splitlines()[0], 2)
-    except DeepcnnError as error:
+        exit_code = run_command([token for token in tokens if token != "--debug"])
+        sys.stdout.flush()
+    except (CycloptsError, DeepcnnError, OSError) as error:
         if debug:
             raise
-        _fail(str(error), error.exit_code)
-    except BrokenPipeError:
-        # The reader of our output has gone, as in `deepcnn data list | head`.
+        exit_code = explain(error)
+    sys.exit(exit_code)
+
+
+def run_command(tokens: list[str]) -> int:
+    """Parse a command, carry it out, and return its exit code."""
+    tokens, settings = take_settings(tokens)
+    command, bound, injected = app.parse_args(tokens, exit_on_error=False, print_error=False)
+    if settings and "settings" not in injected:
+        raise ConfigError(f"--{next(iter(settings))} is a setting of `deepcnn train` only")
+    extra = {"settings": settings} if "settings" in injected else {}
+    return command(*bound.args, **bound.kwargs, **extra) or 0
+
+
+def explain(error: CycloptsError | DeepcnnError | OSError) -> int:
+    """Say in one line on stderr what went wrong; returns the exit code."""
+    if isinstance(error, CycloptsError):
+        _say(_in_words(error))
+        return 2
+    if isinstance(error, DeepcnnError):
+        _say(str(error))
+        return error.exit_code
+    if not isinstance(error, BrokenPipeError):  # the reader has gone, as in `deepcnn ... | head`
+        _say(f"{error.filename or 'cannot write the output'}: {error.strerror}")
+    try:
+        sys.stdout.flush()
+    except OSError:  # nor could Python write what is left when it ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+    return 1
 
 
 def take_settings(tokens: list[str]) -> tuple[list[str], dict[str, str]]:
@@ -61,14 +83,15 @@ def take_settings(tokens: list[str]) -> tuple[list[str], dict[str, str]]:
     stream = iter(tokens)
     for token in stream:
         name, equals, value = token.removeprefix("--").partition("=")
+        if token == "--":  # all that follows is no option, whatever it looks like
+            return [*rest, token, *stream], settings
         if not token.startswith("--") or "." not in name:
             rest.append(token)
             continue
-        if not equals:
-            value = next(stream, "")
-            if not value:
-                raise ConfigError(f"--{name} needs a value: --{name} VALUE")
-        settings[name] = value
+        try:
+            settings[name] = value if equals else next(stream)
+        except StopIteration:
+            raise ConfigError(f"--{name} needs a value: --{name} VALUE") from None
     return rest, settings
 
 
@@ -83,16 +106,16 @@ def train(
     device: str | None = None,
     precision: str | None = None,
     seed: str | None = None,
-    print_config: Json = False,
-    accept_change: Json = False,
-    json: Json = False,
+    print_config: Flag = False,
+    accept_change: Flag = False,
+    json: Flag = False,
     settings: Settings,
 ) -> None:
     """Train a network; repeat the command to continue a run that was stopped, however it was.
 
-    Any setting can be changed by --section.field VALUE, such as --optim.lr 0.02 or
-    --train.epochs 5; --print-config lists all of them with where each value comes from, and
-    `deepcnn settings` explains them. Examples:
+    Any setting can be changed by --section.field VALUE, such as
+    --optim.lr 0.02 or --train.epochs 5; --print-config lists all of them with
+    where each value comes from, and `deepcnn settings` explains them. Examples:
 
     deepcnn train
     deepcnn train lenet-mnist --out runs/first --train.epochs 3
@@ -162,7 +185,7 @@ def evaluate(
     data: str | None = None,
     root: str | None = None,
     device: str = "auto",
-    json: Json = False,
+    json: Flag = False,
 ) -> None:
     """Measure a finished model on every image of a set, once each, in fp32.
 
@@ -194,7 +217,7 @@ def evaluate(
 
 
 @app.command
-def predict(run: Path, /, *images: Path, top: int = 3, json: Json = False) -> int:
+def predict(run: Path, /, *images: Path, top: int = 3, json: Flag = False) -> int:
     """Say what is on pictures: PNG, JPEG, WebP, GIF, BMP or TIFF of any size, grey or colour.
 
     Example: deepcnn predict runs/fashion-mnist shoe.png shirt.jpg --top 2
@@ -222,7 +245,7 @@ def predict(run: Path, /, *images: Path, top: int = 3, json: Json = False) -> in
     for answer in predict(artefact.load(run), images, top):
         if answer.error:
             failed = True
-            print(f"deepcnn: {answer.error}", file=sys.stderr)
+            _say(answer.error)
         if json:
             print(to_json(answer.as_dict(), ensure_ascii=False))
         elif not answer.error:
@@ -250,7 +273,7 @@ def recipes(name: str | None = None, /) -> None:
 
 @app.command
 def models() -> None:
-    """List the networks with their parameters for ten classes."""
+    """List the networks with their parameters for ten classes of grey images."""
     import torch
 
     from deepcnn.models import MODELS, num_parameters
@@ -325,6 +348,8 @@ def show(
     from deepcnn.data import catalog
     from deepcnn.data.show import contact_sheet
 
+    if per_class < 1:
+        raise ConfigError(f"--per-class is {per_class}, expected at least 1")
     images = catalog.load(name, split, root)
     path = out or Path(f"{Path(name).name}-{split}.png")
     sheet = contact_sheet(images, per_class)
@@ -337,6 +362,19 @@ def show(
     print(path)
 
 
-def _fail(message: str, exit_code: int) -> None:
-    print(f"deepcnn: {message}", file=sys.stderr)
-    sys.exit(exit_code)
+def _in_words(error: CycloptsError) -> str:
+    """What the parser has to say, and the setting that may have been meant."""
+    if isinstance(error, UnusedCliTokensError):
+        return f"more arguments than expected: {shlex.join(error.unused_tokens or ())}"
+    message = str(error).splitlines()[0]
+    if isinstance(error, UnknownOptionError) and error.command_chain == ("train",):
+        option = error.token.keyword or error.token.value
+        word = option.removeprefix("--").partition("=")[0].replace("-", "_")
+        meant = [name for name, _, _ in descriptions() if word in name.split(".")]
+        if meant:
+            return f"{message} Did you mean --{meant[0]}?"
+    return message
+
+
+def _say(message: str) -> None:
+    print(f"deepcnn: {' '.join(message.splitlines())}", file=sys.stderr)

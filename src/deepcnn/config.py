@@ -32,11 +32,16 @@ def setting(
 
 def _range_in_words(at_least: float, above: float, at_most: float, below: float) -> str:
     bounds = (("at least", at_least), ("above", above), ("at most", at_most), ("below", below))
-    words = [f"{word} {bound:g}" for word, bound in bounds if math.isfinite(bound)]
+    words = [
+        f"{word} {bound:{'.6g' if bound < 1e9 else ',d'}}"
+        for word, bound in bounds
+        if math.isfinite(bound)
+    ]
     return " and ".join(words)
 
 
-def _require_legal(key: str, value: Any, item: Any) -> None:
+def require_legal(key: str, value: Any, item: Any) -> None:
+    """Raise ConfigError unless `value` is in the range of the setting."""
     choices = item.metadata["choices"]
     if choices and value not in choices:
         expected = f"{', '.join(choices)}{did_you_mean(value, choices)}"
@@ -54,7 +59,7 @@ class Section:
 
     def __post_init__(self) -> None:
         for item in fields(self):
-            _require_legal(
+            require_legal(
                 f"{type(self).__name__.lower()}.{item.name}", getattr(self, item.name), item
             )
 
@@ -110,7 +115,7 @@ class Optim(Section):
     name: str = setting("sgd", "update rule", choices=("sgd", "adamw"))
     lr: float = setting(0.1, "highest learning rate", above=0, at_most=1e6)
     momentum: float = setting(0.9, "momentum of SGD", at_least=0, below=1)
-    nesterov: bool = setting(False, "Nesterov's form of momentum")
+    nesterov: bool = setting(False, "Nesterov's form of SGD's momentum")
     weight_decay: float = setting(0.0, "L2 penalty; not on norms and biases", at_least=0)
     l1: float = setting(0.0, "L1 penalty; not on norms and biases", at_least=0)
     schedule: str = setting(
@@ -205,6 +210,12 @@ SECTIONS: dict[str, type[Section]] = {
 }
 
 
+# Every setting under its full name, such as `optim.lr`.
+SETTINGS: dict[str, Any] = {
+    f"{section}.{item.name}": item for section, kind in SECTIONS.items() for item in fields(kind)
+}
+
+
 def flat(config: Config) -> dict[str, Value]:
     """All settings under their full names, such as `optim.lr`."""
     return {
@@ -216,7 +227,6 @@ def flat(config: Config) -> dict[str, Value]:
 
 def descriptions() -> Iterator[tuple[str, str, str]]:
     """(full name, what is legal, help line) of every setting."""
-    for section, kind in SECTIONS.items():
-        for item in fields(kind):
-            legal = " | ".join(item.metadata["choices"]) or item.metadata["range"]
-            yield f"{section}.{item.name}", legal, item.metadata["description"]
+    for name, item in SETTINGS.items():
+        legal = " | ".join(item.metadata["choices"]) or item.metadata["range"]
+        yield name, legal, item.metadata["description"]

@@ -7,8 +7,8 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -103,7 +103,7 @@ def find_device(name: str) -> str:
         device = torch.device(name)
     except RuntimeError:
         device = None
-    if device is None or device.type not in ("cpu", "cuda", "mps"):
+    if device is None or (device.type != "cuda" and name not in ("cpu", "mps")):
         raise ConfigError(f"unknown device {name!r}, expected auto, cpu, cuda, cuda:N or mps")
     if device.type == "cuda":
         count = torch.cuda.device_count()
@@ -154,8 +154,8 @@ def choose_policy(
         return plain, "as set"
     key = json.dumps([name, shape, machine(device), asdict(settings)], sort_keys=True)
     remembered = cache / "policies" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
-    if remembered.exists():
-        return Policy(**json.loads(remembered.read_text())["policy"]), "remembered"
+    if known := _remembered(remembered):
+        return known, "remembered"
     times: dict[str, float] = {}
     trial = (_trial_size(plain, build, shape), *shape[1:])
     policy = _fastest(formats, build, trial, times)
@@ -167,6 +167,14 @@ def choose_policy(
     except OSError as error:
         return policy, f"measured, not remembered ({remembered.parent}: {error.strerror})"
     return policy, "measured"
+
+
+def _remembered(path: Path) -> Policy | None:
+    """What was measured earlier, None if nothing legible is there: then it is measured again."""
+    try:
+        return Policy(**json.loads(path.read_bytes())["policy"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _formats(plain: Policy, settings: Hardware) -> list[Policy]:
@@ -241,7 +249,7 @@ def _training_step(
         if policy.device.startswith("cuda"):
             torch.cuda.synchronize()
 
-    step()
+    _time(step)
     return step
 
 
@@ -250,17 +258,6 @@ def _time(step: Callable[[], None]) -> float:
         start = time.perf_counter()
         step()
         return time.perf_counter() - start
-
-
-@contextmanager
-def threads(number: int) -> Iterator[None]:
-    """Compute with `number` threads inside the block."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _keep_freed_memory() -> None:

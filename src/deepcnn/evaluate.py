@@ -1,6 +1,6 @@
 """Exact evaluation: every image once, sums and counts, no augmentation."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from deepcnn import artefact, interrupt, metrics
-from deepcnn.data import catalog
-from deepcnn.data.images import ImageSet, split_off
+from deepcnn.config import Config
+from deepcnn.data.images import ImageSet
 from deepcnn.data.loader import Source, in_order, source
+from deepcnn.data.splits import load_splits
 from deepcnn.device import Policy, available_threads, find_device
 from deepcnn.errors import DataError, RunError
+from deepcnn.settings import from_dict
 
 BATCH_SIZE = 256  # images computed at once; no effect on the result
 MIN_CLASSES_FOR_TOP_5 = 10  # with fewer, five guesses are hardly a test
@@ -74,7 +76,7 @@ def evaluate_run(
     found = artefact.load(run)
     policy = Policy(find_device(device), "fp32", "contiguous", available_threads())
     policy.apply()
-    images = _images(found, run, split, data_name, root)
+    images = _images(from_dict(found.meta["config"], str(run)), split, data_name, root)
     if images.classes != found.classes or images.num_channels != found.preprocess.channels:
         raise DataError(
             f"{images.name} has {images.num_channels} channels and classes "
@@ -86,19 +88,13 @@ def evaluate_run(
     return {"run": str(run), "data": images.name, **result}
 
 
-def _images(
-    found: artefact.Artefact, run: Path, split: str, data_name: str | None, root: str | None
-) -> ImageSet:
-    trained_on = found.meta["config"]["data"]
-    name = data_name or trained_on["name"]
-    folder = trained_on["root"] if root is None else root
-    if data_name or split == "test":
-        return catalog.load(name, "train" if split == "train" else "test", folder)
-    whole = catalog.load(name, "train", folder)
-    held_out = trained_on["validation"]
-    if not held_out and split == "validation":
-        raise RunError(f"{run} held no validation images out; choose --split test or train")
-    if not held_out:
-        return whole
-    kept, validation = split_off(whole, held_out, found.meta["config"]["train"]["seed"])
-    return kept if split == "train" else validation
+def _images(config: Config, split: str, data_name: str | None, root: str | None) -> ImageSet:
+    """The split of the run's own data, held out as it was then; or of another data set, whole."""
+    data = config.data if root is None else replace(config.data, root=root)
+    if data_name and data_name != data.name:
+        data = replace(data, name=data_name, validation=0)
+    splits = load_splits(data, config.train.seed)
+    images = {"train": splits.train, "validation": splits.validation, "test": splits.test}[split]
+    if images is None:
+        raise RunError(f"no validation images are held out of {data.name}; use test or train")
+    return images

@@ -79,12 +79,14 @@ def read_folder(folder: Path) -> dict[str, bytes]:
     """The files of a committed folder; Damaged unless every byte is as it was committed."""
     try:
         manifest = (folder / MANIFEST).read_bytes()
-        names = list(json.loads(manifest)["files"])
+        names = json.loads(manifest)["files"].keys()
         contents = {name: (folder / name).read_bytes() for name in names}
     except FileNotFoundError as error:
         raise Damaged(f"{Path(error.filename).name} is missing") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise Damaged(f"{MANIFEST} cannot be read ({error})") from error
+    except OSError as error:
+        raise Damaged(f"a file cannot be read ({error})") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Damaged(f"{MANIFEST} is not what was written ({error})") from error
     # The manifest is written in one way only, so a change anywhere in it shows here too.
     if _manifest(contents) != manifest:
         raise Damaged(_difference(contents, manifest))

@@ -19,7 +19,8 @@ class Display:
     def __init__(self, epochs: int) -> None:
         self.epochs = epochs
         self.console = Console(stderr=True)
-        self.bar = _bar(self.console) if self.console.is_terminal else None
+        can_draw = self.console.is_terminal and not self.console.is_dumb_terminal
+        self.bar = _bar(self.console) if can_draw else None
 
     @contextmanager
     def following(self, done: int, total: int) -> Iterator[None]:
@@ -57,8 +58,10 @@ class Display:
 
 def duration(seconds: float) -> str:
     """Seconds as a person says them: 8 s, 3 min 20 s, 2 h 5 min."""
-    if seconds < 60:
-        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    if round(seconds) < 60:
+        return f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
         return f"{minutes} min {rest} s"

@@ -78,14 +78,17 @@ def alexnet_cifar10() -> Config:
     at 0.001 without momentum, batches of 64, the last, smaller batch discarded, a moving average
     of the loss with constant 0.01. Trains on all images and reads the test set every epoch.
 
-    Departs from the text: evaluation counts all 10,000 test images (the text discards the last 16)
-    and train accuracy is that of the epoch's own batches, not of a second pass.
+    Departs from the text: evaluation counts all 10,000 test images (the text discards the last
+    16); train accuracy is that of the epoch's own batches, not of a second pass; resized pixels are
+    not rounded back to 8 bits; 16-bit products where the hardware gains from them.
     """
     return Config(
+        # departs: resized values stay fractions, the text rounds them to 8 bits
         data=Data(name="cifar10", validation=0, size=224, pixels="raw"),
         model=Model(name="alexnet-gluon", init="xavier-2.24"),
         optim=Optim(lr=0.001, momentum=0.0),
-        # departs: the text also drops the last batch when it evaluates; here only when training
+        # departs: the text drops the last batch also when it evaluates, and makes a second pass
+        # over the training set for its train accuracy
         train=Train(epochs=1, batch_size=64, drop_last=True, test_each_epoch=True),
     )
 
@@ -96,7 +99,8 @@ def alexnet_slides() -> Config:
     PyTorch's default initialisation, SGD at 0.01, Fashion-MNIST enlarged to 224x224 in [0, 1].
     Trains on all 60,000 images and reads the test set after every epoch.
 
-    Departs from the text: resized pixels are not rounded back to 8 bits.
+    Departs from the text: resized pixels are not rounded back to 8 bits; 16-bit products where
+    the hardware gains from them (--precision fp32 turns that off).
     """
     return Config(
         # departs: resized values stay fractions, the text rounds them to 8 bits

@@ -1,6 +1,7 @@
 """What a run shows a person: the learning curve, and lines of text."""
 
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,8 @@ def _draw_accuracies(axes: Any, events: Events) -> None:
         )  # fmt: skip
     axes.set(xlabel="epoch", title="Accuracy")
     axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.legend(loc="lower right")
+    if axes.get_legend_handles_labels()[0]:  # a legend of nothing makes matplotlib warn
+        axes.legend(loc="lower right")
 
 
 def result_in_words(folder: Path, facts: dict[str, Any]) -> str:
@@ -72,7 +74,7 @@ def result_in_words(folder: Path, facts: dict[str, Any]) -> str:
         f"training time  {duration(facts['seconds'])}",
         f"run folder     {folder}{os.sep}",
         f"picture        {folder / 'learning-curve.png'}",
-        f"next           deepcnn evaluate {folder}",
+        f"next           deepcnn evaluate {shlex.quote(str(folder))}",
     ])  # fmt: skip
 
 
@@ -85,7 +87,7 @@ def evaluation_in_words(result: dict[str, Any]) -> str:
     ]
     if "top5" in result:
         lines.append(f"among the first five: {result['top5']:.2%}")
-    width = max(len(row["name"]) for row in result["per_class"])
+    width = max(len(name) for name in ("class", *(row["name"] for row in result["per_class"])))
     lines.append(f"{'class':<{width}}  images  recall  precision")
     lines += [
         f"{row['name']:<{width}}  {row['num_images']:>6,}  {_share(row['recall'])}  "

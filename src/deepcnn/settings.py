@@ -6,11 +6,11 @@ import json
 import math
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from deepcnn.config import SECTIONS, Config, Value, flat
+from deepcnn.config import SECTIONS, SETTINGS, Config, Value, flat, require_legal
 from deepcnn.errors import ConfigError, did_you_mean
 
 ENVIRONMENT_PREFIX = "DEEPCNN_"
@@ -23,18 +23,7 @@ def override(config: Config, changes: Mapping[str, object], origin: str) -> Conf
 
     Raises ConfigError naming `origin`, the key and the nearest known key.
     """
-    by_section: dict[str, dict[str, Value]] = {}
-    for key, value in changes.items():
-        section, _, name = key.partition(".")
-        if key not in flat(config):
-            raise ConfigError(f"{origin}: unknown setting {key}{did_you_mean(key, flat(config))}")
-        item = next(item for item in fields(SECTIONS[section]) if item.name == name)
-        by_section.setdefault(section, {})[name] = _read(key, value, item.type, origin)
-    sections = {
-        section: replace(getattr(config, section), **values)
-        for section, values in by_section.items()
-    }
-    return replace(config, **sections)
+    return _with(config, _legal_values(changes, origin))
 
 
 def resolve(
@@ -59,10 +48,12 @@ def resolve(
     ]
     if file:
         layers.insert(0, (str(file), _read_file(file)))
+    values: dict[str, Value] = {}
     for origin, changes in layers:
-        config = override(config, changes, origin)
+        values |= _legal_values(changes, origin)
         origins |= dict.fromkeys(changes, origin)
-    return config, origins
+    # Made once, of all layers: what one of them says may be legal only beside what the next says.
+    return _with(config, values), origins
 
 
 def to_toml(config: Config, origins: Mapping[str, str]) -> str:
@@ -71,9 +62,10 @@ def to_toml(config: Config, origins: Mapping[str, str]) -> str:
     for section, values in asdict(config).items():
         lines.append(f"[{section}]")
         for name, value in values.items():
-            # JSON's numbers, booleans, strings and lists are TOML's too.
-            text = f"{name} = {json.dumps(value, ensure_ascii=False)}"
-            lines.append(f"{text:<36}# {origins[f'{section}.{name}']}")
+            # JSON's numbers, booleans, strings and lists are TOML's too, but for one character.
+            text = json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+            origin = " ".join(origins[f"{section}.{name}"].split())
+            lines.append(f"{f'{name} = {text}':<36}# {origin}")
         lines.append("")
     return "\n".join(lines)
 
@@ -88,13 +80,43 @@ def from_dict(values: Mapping[str, Mapping[str, object]], origin: str) -> Config
     return override(Config(), changes, origin)
 
 
+def _legal_values(changes: Mapping[str, object], origin: str) -> dict[str, Value]:
+    """Each change as a value of its setting's type and range."""
+    values = {}
+    for key, value in changes.items():
+        if key not in SETTINGS:
+            raise ConfigError(f"{origin}: unknown setting {key}{did_you_mean(key, SETTINGS)}")
+        values[key] = _read(key, value, SETTINGS[key].type, origin)
+        try:
+            require_legal(key, values[key], SETTINGS[key])
+        except ConfigError as error:
+            raise ConfigError(f"{origin}: {error}") from None
+    return values
+
+
+def _with(config: Config, values: Mapping[str, Value]) -> Config:
+    """`config` with other values, checked as a whole."""
+    by_section: dict[str, dict[str, Any]] = {}
+    for key, value in values.items():
+        section, _, name = key.partition(".")
+        by_section.setdefault(section, {})[name] = value
+    return replace(config, **{
+        section: replace(getattr(config, section), **changed)
+        for section, changed in by_section.items()
+    })  # fmt: skip
+
+
 def _read_file(path: Path) -> dict[str, object]:
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # of TOML, of UTF-8, or a number of thousands of digits
         raise ConfigError(f"{path} is not a TOML file: {error}") from error
+    for section in tables.keys() - SECTIONS.keys():
+        if isinstance(tables[section], dict):
+            hint = did_you_mean(section, SECTIONS)
+            raise ConfigError(f"{path}: unknown section [{section}]{hint}")
     loose = [key for key, value in tables.items() if not isinstance(value, dict)]
     if loose:
         raise ConfigError(
@@ -134,8 +156,8 @@ def _read(key: str, value: object, kind: Any, origin: str) -> Value:
         parts = value.split(",") if isinstance(value, str) else value
         if not isinstance(parts, list | tuple):
             raise ValueError
-        return tuple(_read_float(part) for part in parts if part != "")
-    except ValueError:
+        return () if parts == [""] else tuple(map(_read_float, parts))
+    except (ValueError, OverflowError):
         expected = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
         wanted = expected.get(kind, "numbers separated by commas")
         raise ConfigError(f"{origin}: {key} is {value!r}, expected {wanted}") from None

@@ -71,9 +71,11 @@ def train_epoch(run: Run, images: Source, total: int) -> None:
         progress = (state.step + 0.5) / total
         set_lr(state.optimizer, config.optim.lr * lr_factor(config.optim, progress))
         torch.manual_seed(mix(config.train.seed, "step", state.step))  # for dropout
+        # Batch statistics need two images in a piece, also in a shorter last batch.
+        num_pieces = min(config.train.accumulate, max(1, len(indices) // 2))
         pieces = (
             images.batch(piece, config.augment, parameters)
-            for piece in indices.tensor_split(config.train.accumulate)
+            for piece in indices.tensor_split(num_pieces)
         )
         loss, correct = train_step(run, pieces, len(indices))
         account(run, loss, correct, len(indices), time.perf_counter() - began)

@@ -1,0 +1,227 @@
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from torch import nn
+
+from deepcnn.config import Optim
+from deepcnn.optim import l1_norm, lr_factor, make_optimizer, set_lr, tensors, update_average
+
+Array = NDArray[np.float64]
+shares = st.floats(0, 1)
+warmups = st.floats(0.001, 0.99)
+
+
+class SgdByHand:
+    """SGD with momentum as Sutskever et al. 2013 write it, one parameter, in NumPy."""
+
+    def __init__(self, options: Optim) -> None:
+        self.options, self.velocity = options, np.zeros(())
+
+    def step(self, weight: Array, gradient: Array) -> Array:
+        gradient = gradient + self.options.weight_decay * weight
+        self.velocity = self.options.momentum * self.velocity + gradient
+        ahead = gradient + self.options.momentum * self.velocity
+        return weight - self.options.lr * (ahead if self.options.nesterov else self.velocity)
+
+
+class AdamWByHand:
+    """AdamW, algorithm 2 of Loshchilov and Hutter 2019, with the usual constants."""
+
+    def __init__(self, options: Optim) -> None:
+        self.options, self.updates = options, 0
+        self.first, self.second = np.zeros(()), np.zeros(())
+
+    def step(self, weight: Array, gradient: Array) -> Array:
+        self.updates += 1
+        self.first = 0.9 * self.first + 0.1 * gradient
+        self.second = 0.999 * self.second + 0.001 * gradient**2
+        first = self.first / (1 - 0.9**self.updates)
+        second = self.second / (1 - 0.999**self.updates)
+        decayed = weight * (1 - self.options.lr * self.options.weight_decay)
+        moved: Array = decayed - self.options.lr * first / (np.sqrt(second) + 1e-8)
+        return moved
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(12, 4))
+    return model.double()
+
+
+def is_decayed(name: str) -> bool:
+    return name in ("0.weight", "3.weight")  # the convolution's and the linear layer's
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.builds(
+        Optim,
+        name=st.sampled_from(["sgd", "adamw"]),
+        lr=st.floats(1e-4, 1),
+        momentum=st.floats(0.01, 0.99),
+        nesterov=st.booleans(),
+        weight_decay=st.floats(0, 0.5),
+    ),
+    st.integers(0, 2**32 - 1),
+)
+def test_updates_equal_the_published_formulas(options: Optim, seed: int) -> None:
+    assert_updates_agree(options, seed)
+
+
+def test_updates_without_momentum() -> None:
+    assert_updates_agree(Optim(lr=0.01, momentum=0.0), seed=1)
+
+
+def assert_updates_agree(options: Optim, seed: int) -> None:
+    model, rng = network(), np.random.default_rng(seed)
+    optimizer = make_optimizer(options, model)
+    by_hand: type[SgdByHand | AdamWByHand] = SgdByHand if options.name == "sgd" else AdamWByHand
+    expected = {name: p.detach().numpy().copy() for name, p in model.named_parameters()}
+    rules = {
+        name: by_hand(options if is_decayed(name) else replace(options, weight_decay=0.0))
+        for name in expected
+    }
+    for _ in range(3):
+        for name, parameter in model.named_parameters():
+            gradient = rng.normal(size=parameter.shape)
+            expected[name] = rules[name].step(expected[name], gradient)
+            parameter.grad = torch.from_numpy(gradient)
+        optimizer.step()
+    for name, parameter in model.named_parameters():
+        np.testing.assert_allclose(parameter.detach().numpy(), expected[name], rtol=1e-9, atol=1e-9)
+
+
+def test_frozen_parameters_are_left_alone() -> None:
+    model = network()
+    model[0].requires_grad_(False)
+    optimizer = make_optimizer(Optim(), model)
+    held = [p for group in optimizer.param_groups for p in group["params"]]
+    assert {id(p) for p in held} == {id(p) for layer in model[1:] for p in layer.parameters()}
+
+
+def test_set_lr_holds_for_every_parameter() -> None:
+    model = network()
+    before = tensors(model)
+    optimizer = make_optimizer(Optim(lr=123.0, momentum=0.0), model)
+    set_lr(optimizer, 0.5)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.detach(), before[name] - 0.5)
+
+
+@settings(deadline=None)
+@given(shares)
+def test_a_constant_rate_is_constant(progress: float) -> None:
+    assert lr_factor(Optim(), progress) == 1
+
+
+@settings(deadline=None)
+@given(shares, st.just(0.0) | warmups)
+def test_the_rate_falls_along_the_curve_of_its_name(part: float, warmup: float) -> None:
+    """`part` of what is left after warm-up is done."""
+    progress = warmup + part * (1 - warmup)
+    triangular = Optim(schedule="triangular", warmup=warmup)
+    assert lr_factor(triangular, progress) == pytest.approx(1 - part, abs=1e-9)
+    cosine = Optim(schedule="cosine", warmup=warmup)
+    assert lr_factor(cosine, progress) == pytest.approx(math.cos(math.pi / 2 * part) ** 2, abs=1e-9)
+
+
+def test_a_few_points_of_the_curves() -> None:
+    cosine = Optim(schedule="cosine")
+    triangular = Optim(schedule="triangular", warmup=0.2)
+    quarters = (0, 0.25, 0.5, 0.75, 1)
+    expected = [1, (1 + 1 / math.sqrt(2)) / 2, 0.5, (1 - 1 / math.sqrt(2)) / 2, 0]
+    assert [lr_factor(cosine, p) for p in quarters] == pytest.approx(expected)
+    points = (0, 0.1, 0.2, 0.6, 1)
+    assert [lr_factor(triangular, p) for p in points] == pytest.approx([0, 0.5, 1, 0.5, 0])
+
+
+schedules = st.sampled_from(["constant", "step", "cosine", "triangular"])
+
+
+@settings(deadline=None)
+@given(schedules, warmups, shares)
+def test_the_rate_rises_in_a_line_to_its_peak(name: str, warmup: float, part: float) -> None:
+    options = Optim(schedule=name, warmup=warmup)
+    assert lr_factor(options, 0) == 0
+    assert lr_factor(options, warmup) == 1
+    assert lr_factor(options, part * warmup) == pytest.approx(part)
+
+
+@settings(deadline=None)
+@given(st.sampled_from(["cosine", "triangular"]), st.just(0.0) | warmups, shares, shares)
+def test_the_rate_never_jumps(name: str, warmup: float, one: float, other: float) -> None:
+    options = Optim(schedule=name, warmup=warmup)
+    steepest = max(1 / warmup if warmup else 0, math.pi / 2 / (1 - warmup))
+    rise = lr_factor(options, one) - lr_factor(options, other)
+    assert abs(rise) <= steepest * abs(one - other) + 1e-9
+    assert 0 <= lr_factor(options, one) <= 1
+    assert lr_factor(options, 1) == 0
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(0.01, 0.99), max_size=4), shares)
+def test_milestones_divide_the_rate_by_ten(milestones: list[float], progress: float) -> None:
+    options = Optim(schedule="step", milestones=tuple(milestones))
+    passed = len([milestone for milestone in milestones if milestone <= progress])
+    assert lr_factor(options, progress) == pytest.approx(1 / 10**passed)
+
+
+def test_milestones_of_a_known_run() -> None:
+    options = Optim(schedule="step", milestones=(0.5, 0.75), warmup=0.1)
+    points = (0.05, 0.1, 0.49, 0.5, 0.74, 0.75, 1)
+    expected = [0.5, 1, 1, 0.1, 0.1, 0.01, 0.01]
+    assert [lr_factor(options, p) for p in points] == pytest.approx(expected)
+
+
+def test_l1_norm_sums_weights_without_norms_and_biases() -> None:
+    model = network()
+    weights = {name: p for name, p in model.named_parameters() if is_decayed(name)}
+    expected = sum(np.abs(p.detach().numpy()).sum() for p in weights.values())
+    norm = l1_norm(model)
+    assert norm.item() == pytest.approx(expected)
+
+    norm.backward()  # type: ignore[no-untyped-call]
+    for name, parameter in model.named_parameters():
+        gradient = parameter.grad
+        assert (gradient is not None) == is_decayed(name)
+        assert gradient is None or torch.equal(gradient, parameter.detach().sign())
+
+
+def test_copies_do_not_follow_the_model() -> None:
+    model = network()
+    copies = tensors(model)
+    assert set(copies) == {
+        "0.weight", "0.bias", "1.weight", "1.bias", "3.weight", "3.bias",
+        "1.running_mean", "1.running_var", "1.num_batches_tracked",
+    }  # fmt: skip
+    before = {name: copy.clone() for name, copy in copies.items()}
+    for tensor in model.state_dict().values():
+        tensor.add_(1)
+    assert all(torch.equal(copies[name], before[name]) for name in before)
+
+
+@pytest.mark.parametrize("decay", [0.05, 0.5, 0.999])
+def test_averaged_weights_equal_numpy_buffers_included(decay: float) -> None:
+    model, rng = network(), np.random.default_rng(0)
+    average = tensors(model)
+    expected: dict[str, Any] = {name: tensor.numpy().copy() for name, tensor in average.items()}
+    for step in range(12):
+        for name, tensor in model.state_dict().items():
+            value = rng.normal(size=tensor.shape) if tensor.is_floating_point() else step + 1
+            tensor.copy_(torch.as_tensor(value))
+            kept = min(decay, (1 + step) / (10 + step))
+            mixed = kept * expected[name] + (1 - kept) * value
+            expected[name] = mixed if tensor.is_floating_point() else value
+        update_average(average, model, decay, step)
+    for name, tensor in average.items():
+        np.testing.assert_allclose(tensor.numpy(), expected[name], rtol=1e-12, atol=1e-12)

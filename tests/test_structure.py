@@ -1,0 +1,146 @@
+"""The rules of the house that a program can check; the reasons are in docs/architecture.md."""
+
+import ast
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import deepcnn
+
+SOURCE = Path(deepcnn.__file__).parent
+
+# A module imports from rows above its own only.
+LEVELS = (
+    ("__init__", "data", "errors", "files", "metrics"),
+    ("config", "interrupt", "progress"),
+    ("device", "recipes", "settings", "optim", "models.alexnet", "models.compact", "models.init",
+     "models.lenet"),
+    ("runlog", "models", "data.augment", "data.decode", "data.download", "data.images",
+     "data.preprocess"),
+    ("data.arrays", "data.loader", "data.show", "checkpoint"),
+    ("data.catalog", "artefact"),
+    ("data.splits", "predict"),
+    ("evaluate",),
+    ("run", "report"),
+    ("train",),
+    ("cli",),
+)  # fmt: skip
+LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
+
+# These lists may only become shorter. A command has an argument for each of its options, and a
+# paragraph of help.
+LONG_MODULES = {"cli"}
+LONG_FUNCTIONS = {"cli.train"}
+MANY_ARGUMENTS = {"cli.train"}
+
+TEXTS = {
+    ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__"): text
+    for path in sorted(SOURCE.rglob("*.py"))
+    for text in [path.read_text(encoding="utf-8")]
+}
+MODULES = {name: ast.parse(text) for name, text in TEXTS.items()}
+FUNCTIONS = {
+    f"{name}.{node.name}": node
+    for name, tree in MODULES.items()
+    for node in ast.walk(tree)
+    if isinstance(node, ast.FunctionDef)
+}
+BLOCKS = (ast.If, ast.For, ast.While, ast.With, ast.Try, ast.Match)
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    """What is imported anywhere below `tree`: full names of modules, or of things in them."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        if isinstance(node, ast.ImportFrom):
+            assert not node.level, "write imports in full: from deepcnn.data import images"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def own_imports(tree: ast.AST) -> set[str]:
+    """The modules of this package among them, without its name in front."""
+    names = [name.removeprefix("deepcnn.") for name in imports(tree) if name.startswith("deepcnn.")]
+    return {name if name in MODULES else name.rpartition(".")[0] for name in names} - {""}
+
+
+def num_lines(node: ast.FunctionDef) -> int:
+    return (node.end_lineno or node.lineno) - node.lineno + 1
+
+
+def num_arguments(node: ast.FunctionDef) -> int:
+    return sum(isinstance(part, ast.arg) for part in ast.walk(node.args))
+
+
+def nesting(node: ast.AST, depth: int = 0) -> int:
+    """Blocks within blocks; functions within functions begin anew, `elif` adds nothing."""
+    deepest = depth
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef | ast.ClassDef):
+            continue
+        is_elif = isinstance(node, ast.If) and isinstance(child, ast.If) and node.orelse == [child]
+        deeper = isinstance(child, BLOCKS) and not is_elif
+        deepest = max(deepest, nesting(child, depth + deeper))
+    return deepest
+
+
+def test_every_module_has_its_level() -> None:
+    unknown, gone = sorted(MODULES.keys() - LEVEL.keys()), sorted(LEVEL.keys() - MODULES.keys())
+    assert not unknown, f"put {unknown} into LEVELS, below the rows of all that they import"
+    assert not gone, f"take {gone} out of LEVELS: there is no such module any more"
+
+
+@pytest.mark.parametrize("name", LEVEL)
+def test_imports_go_to_lower_levels_only(name: str) -> None:
+    others = own_imports(MODULES[name])
+    wrong = {other for other in others if LEVEL.get(other, 0) >= LEVEL[name]}
+    assert not wrong, f"{name} imports {wrong}: move what they share to a lower module"
+
+
+def test_some_parts_know_nothing_of_each_other() -> None:
+    for name, tree in MODULES.items():
+        part = name.partition(".")[0]
+        others = {other.partition(".")[0] for other in own_imports(tree)}
+        assert not (part == "data" and "models" in others), name
+        assert not (part == "models" and "data" in others), name
+        assert name == "cli" or not any(o.startswith("cyclopts") for o in imports(tree)), name
+
+
+def test_the_command_line_starts_without_torch() -> None:
+    program = (
+        "import sys, deepcnn.cli; print([m for m in sys.modules if m.split('.')[0] == 'torch'])"
+    )
+    command = [sys.executable, "-W", "error", "-c", program]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_no_module_is_a_drawer_for_everything() -> None:
+    assert not {"utils", "util", "helpers", "common", "misc", "core"} & {
+        part for name in MODULES for part in name.split(".")
+    }
+
+
+def test_modules_are_short() -> None:
+    assert {name for name, text in TEXTS.items() if text.count("\n") > 300} == LONG_MODULES
+
+
+def test_functions_are_short_and_flat() -> None:
+    sizes = {name: num_lines(node) for name, node in FUNCTIONS.items()}
+    assert statistics.median(sizes.values()) <= 12
+    assert {name for name, size in sizes.items() if size > 60} == LONG_FUNCTIONS
+    deep = {name for name, node in FUNCTIONS.items() if nesting(node) > 3}
+    assert not deep, f"{deep} nest more than three blocks: give an inner one a name"
+
+
+def test_functions_take_few_arguments() -> None:
+    many = {name for name, node in FUNCTIONS.items() if num_arguments(node) > 7}
+    assert many == MANY_ARGUMENTS
+
+
+def test_public_names_are_sorted() -> None:
+    assert deepcnn.__all__ == sorted(set(deepcnn.__all__))
+    assert all(hasattr(deepcnn, name) for name in deepcnn.__all__)
