@@ -44,8 +44,6 @@ class Policy:
     def apply(self) -> None:
         """Set the process up: threads, exact kernels."""
         torch.set_num_threads(self.threads)
-        # Weights that decay towards zero would otherwise slow every product they are in.
-        torch.set_flush_denormal(True)
         _keep_freed_memory()
         if self.device.startswith("cuda"):
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -1,0 +1,195 @@
+"""Training AlexNet on Fashion-MNIST at 1x224x224: the texts' own way against deepcnn's.
+
+Both sides train in turns of a few updates, loading included. The texts' side is the script of
+text 002 (see texts.py); deepcnn's side is the run that `deepcnn train alexnet-fashion-mnist`
+makes, through the package's own loop, in the precision and layout that it chooses here.
+"""
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+import common
+import texts
+from deepcnn import models, runlog
+from deepcnn.config import Config
+from deepcnn.device import find_device
+from deepcnn.recipes import alexnet_fashion_mnist
+from deepcnn.run import Run, begin
+from deepcnn.train import train_epoch
+from sides import side
+
+TARGET = 2.3  # times as many images per second as the texts' way
+CHECKPOINTS = 3  # measured apart from the updates
+
+
+class Training:
+    """A run of deepcnn, to be called for a few updates at a time."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.images = run.source(run.splits.train)
+        self.slices = run.slices()
+        self.total = run.config.train.epochs * len(self.slices)
+
+    def train(self, num_updates: int) -> float:
+        """Make the next updates of the first epoch, from its start again where it ends."""
+        run, state = self.run, self.run.state
+        if state.step + num_updates > len(self.slices):
+            state.step = 0
+        # An epoch that ends after these updates: the loop itself stays the package's own.
+        run.slices = lambda: self.slices[: state.step + num_updates]  # type: ignore[method-assign]
+        # What the loop shows is wrong here: its clock runs while the other side computes.
+        with redirect_stderr(io.StringIO()), run.display.following(state.step, self.total):
+            train_epoch(run, self.images, self.total)
+        return state.moving_loss or 0.0
+
+    def save(self) -> None:
+        """Write a checkpoint, as a run does every minute."""
+        self.run.save()
+
+    def policy(self) -> dict[str, Any]:
+        """What the run computes in."""
+        return asdict(self.run.policy)
+
+
+@contextmanager
+def training(config: Config) -> Iterator[Training]:
+    """A run as the command would begin it, with a policy measured here and now."""
+    with TemporaryDirectory() as place:
+        folder = Path(place) / "run"
+        with runlog.opened(folder):
+            yield Training(begin(config, folder, Path(place) / "cache", accept_change=False))
+
+
+def settings(batch_size: int, threads: int) -> Config:
+    """The recipe, without checkpoints by the clock: they would fall into one round or another."""
+    config = alexnet_fashion_mnist()
+    return replace(
+        config,
+        data=replace(config.data, root=str(texts.DATASETS)),
+        train=replace(
+            config.train, batch_size=batch_size or config.train.batch_size, checkpoint_seconds=1e9
+        ),
+        hardware=replace(config.hardware, threads=threads),
+    )
+
+
+def gflop_per_image(network: nn.Module) -> float:
+    """Counted arithmetic of forward and backward pass; on the meta device nothing is computed."""
+    images = torch.empty(1, 1, texts.SIDE, texts.SIDE, device="meta")
+    labels = torch.empty(1, dtype=torch.int64, device="meta")
+    with FlopCounterMode(display=False) as counter:
+        F.cross_entropy(network.to("meta")(images), labels).backward()
+    return counter.get_total_flops() / 1e9
+
+
+def measure(config: Config, steps: int, rounds: int) -> dict[str, Any]:
+    """Take turns, then time the checkpoints."""
+    device, threads = find_device(config.hardware.device), config.hardware.threads
+    batch_size = config.train.batch_size
+    peak = common.measured_peak(device)
+    with side(texts.training, batch_size, device, threads) as before, side(training, config) as run:
+        turns = {
+            "texts": partial(before.ask, "train", steps),
+            "deepcnn": partial(run.ask, "train", steps),
+        }
+        seconds = common.alternate(turns, rounds)
+        losses = {"texts": before.ask("train", 1)[0], "deepcnn": run.ask("train", 1)}
+        saving = [common.timed(partial(run.ask, "save")) for _ in range(CHECKPOINTS)]
+        policy = run.ask("policy")
+    # A peak that a neighbour has lowered would make every share of it look better.
+    peak = common.higher(peak, common.measured_peak(device))
+    return {
+        "settings": {"batch_size": batch_size, "steps_per_round": steps, "rounds": rounds},
+        "policy": policy,
+        "peak_gflops": peak,
+        "loss_at_end": losses,
+        **rates(seconds, steps * batch_size, peak),
+        "checkpoint": checkpoint_cost(saving),
+    }
+
+
+def rates(seconds: dict[str, list[float]], images: int, peak: common.Peaks) -> dict[str, Any]:
+    """Images per second of each side, their ratio, and how much of the machine that is."""
+    work = gflop_per_image(models.build("alexnet-d2l", 10, 1))
+    record: dict[str, Any] = {"gflop_per_image": work}
+    for name, values in seconds.items():
+        speed = common.spread([images / value for value in values])
+        gflops = work * speed["median"]
+        shares = {key: gflops / value["convolution"] for key, value in peak.items()}
+        record[name] = {"images_per_second": speed, "gflops": gflops, "share_of_peak": shares}
+    record["ratio"] = common.compared(seconds["texts"], seconds["deepcnn"])
+    record["target"] = TARGET
+    record["met"] = record["ratio"]["of_medians"] >= TARGET
+    return record
+
+
+def checkpoint_cost(saving: list[float]) -> dict[str, Any]:
+    """What a checkpoint a minute adds to training time."""
+    every = alexnet_fashion_mnist().train.checkpoint_seconds
+    seconds = common.spread(saving)
+    return {"seconds": seconds, "share_of_time": seconds["median"] / (every + seconds["median"])}
+
+
+def in_words(record: dict[str, Any]) -> str:
+    """The result for a person."""
+    ratio, policy, saving = record["ratio"], record["policy"], record["checkpoint"]
+    peaks = [
+        f"measured peak {name}: convolution {peak['convolution']:.0f}, "
+        f"product {peak['product']:.0f} GFLOP/s"
+        for name, peak in record["peak_gflops"].items()
+    ]
+    return "\n".join([
+        common.describe(record["conditions"]),
+        f"deepcnn chose {policy['precision']}, {policy['layout']}, {policy['threads']} threads on "
+        f"{policy['device']}",
+        f"{record['gflop_per_image']:.2f} GFLOP per image, forward and backward",
+        *peaks,
+        common.table(rows(record)),
+        f"ratio {ratio['of_medians']:.2f} (rounds: median {ratio['median_of_rounds']:.2f}, "
+        f"{ratio['min']:.2f} to {ratio['max']:.2f}), target {TARGET}: "
+        f"{'met' if record['met'] else 'MISSED'}",
+        f"a checkpoint takes {saving['seconds']['median']:.2f} s: one a minute takes "
+        f"{saving['share_of_time']:.1%} of the time",
+    ])  # fmt: skip
+
+
+def rows(record: dict[str, Any]) -> list[list[str]]:
+    """The table: a line for each side."""
+    lines = [["", "images/s", "lowest", "highest", "GFLOP/s", "of bf16 peak", "of fp32 peak"]]
+    for name in ("texts", "deepcnn"):
+        side = record[name]
+        speed, share = side["images_per_second"], side["share_of_peak"]
+        cells = [f"{speed[key]:.1f}" for key in ("median", "min", "max")]
+        shares = [f"{share[key]:.1%}" for key in ("bf16", "fp32")]
+        lines.append([name, *cells, f"{side['gflops']:.0f}", *shares])
+    return lines
+
+
+def main() -> None:
+    """Measure, print, record."""
+    parser = common.options(__doc__, rounds=7)
+    parser.add_argument("--steps", type=common.positive, default=5, help="updates a turn (5)")
+    parser.add_argument("--batch", type=int, default=0, help="images per update (the recipe's)")
+    parser.add_argument("--threads", type=int, default=0, help="of both sides (all; chosen)")
+    arguments = parser.parse_args()
+    config = settings(arguments.batch, arguments.threads)
+    facts = common.conditions(find_device(config.hardware.device))
+    record = {"name": "alexnet_step", "conditions": facts}
+    record |= measure(config, arguments.steps, arguments.rounds)
+    common.finish("alexnet_step", record, in_words(record), arguments.results)
+
+
+if __name__ == "__main__":
+    main()
