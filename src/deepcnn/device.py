@@ -154,6 +154,7 @@ def choose_policy(
     remembered = cache / "policies" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
     if known := _remembered(remembered):
         return known, "remembered"
+    plain.apply()  # cuBLAS reads its setting when it is first used, which is now
     times: dict[str, float] = {}
     trial = (_trial_size(plain, build, shape), *shape[1:])
     policy = _fastest(formats, build, trial, times)
