@@ -139,6 +139,7 @@ def choose_policy(
     build: Callable[[], nn.Module],
     shape: tuple[int, int, int, int],
     cache: Path,
+    say: Callable[[str], None] = lambda _: None,
 ) -> tuple[Policy, str]:
     """Fill in what is `auto`, by measuring training steps on inputs of `shape` (N C H W).
 
@@ -154,6 +155,7 @@ def choose_policy(
     remembered = cache / "policies" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
     if known := _remembered(remembered):
         return known, "remembered"
+    say("measuring precision, layout and threads, once for this network and machine")
     plain.apply()  # cuBLAS reads its setting when it is first used, which is now
     times: dict[str, float] = {}
     trial = (_trial_size(plain, build, shape), *shape[1:])

@@ -1,5 +1,6 @@
 """Exact evaluation: every image once, sums and counts, no augmentation."""
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from deepcnn.data.loader import Source, in_order, source
 from deepcnn.data.splits import load_splits
 from deepcnn.device import Policy, available_threads, find_device
 from deepcnn.errors import DataError, RunError
+from deepcnn.progress import reported
 from deepcnn.settings import from_dict
 
 BATCH_SIZE = 256  # images computed at once; no effect on the result
@@ -39,7 +41,8 @@ def predictions(
     """Run `model` over every image of the set once; Interrupted between two batches."""
     model.eval()
     logits, labels = [], []
-    for batch in in_order(images, batch_size):
+    num_batches = math.ceil(len(images.images) / batch_size)
+    for batch in reported(in_order(images, batch_size), num_batches, "evaluating"):
         interrupt.check()
         with policy.autocast():
             logits.append(model(policy.arrange(batch.images)).float().cpu())

@@ -4,13 +4,17 @@ elsewhere. Everything goes to stderr; stdout is for results.
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 LINE_SECONDS = 5.0  # between two plain lines
+FIRST_LINE_SECONDS = 2.0  # what is over sooner needs none
+
+T = TypeVar("T")
 
 
 class Display:
@@ -54,6 +58,18 @@ class Display:
             self.console.print(line, markup=False, highlight=False, soft_wrap=True)
         else:
             print(line, file=sys.stderr, flush=True)  # noqa: T201
+
+
+def reported(items: Iterable[T], total: int, what: str) -> Iterator[T]:
+    """Yield `items`, `total` of them, with a line on stderr every few seconds if it takes long."""
+    began = last_line = time.perf_counter()
+    for done, item in enumerate(items):
+        now = time.perf_counter()
+        if done and now - last_line >= (LINE_SECONDS if last_line > began else FIRST_LINE_SECONDS):
+            last_line = now
+            left = duration((total - done) * (now - began) / done)
+            print(f"{what}: {done / total:.0%}, {left} left", file=sys.stderr, flush=True)  # noqa: T201
+        yield item
 
 
 def duration(seconds: float) -> str:

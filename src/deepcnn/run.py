@@ -73,6 +73,7 @@ def begin(config: Config, folder: Path, cache: Path, accept_change: bool) -> Run
     Raises RunError where the folder holds a finished run or one that is not this one, unless
     `accept_change` says to go on knowingly.
     """
+    display = Display(config.train.epochs)
     begun = runlog.is_begun(folder)
     changes = _changed_settings(folder, config, accept_change) if begun else []
     splits = load_splits(config.data, config.train.seed)
@@ -85,14 +86,13 @@ def begin(config: Config, folder: Path, cache: Path, accept_change: bool) -> Run
         origin = "recorded"
         changes += _changed_conditions(folder, recorded, fingerprint, policy, accept_change)
     else:
-        policy, origin = _choose_policy(config, splits, cache)
+        policy, origin = _choose_policy(config, splits, cache, display)
     if changes or not begun:
         facts = {"policy": asdict(policy), "policy_origin": origin, "accepted_changes": changes}
         conditions = {"machine": machine(policy.device), "data_fingerprint": fingerprint}
         runlog.begin(folder, config, facts | conditions)
     policy.apply()
     state = begin_state(config, splits, policy)
-    display = Display(config.train.epochs)
     _announce(display, config, splits, policy, origin, state)
     _restore(folder / "checkpoints", state, display)
     log = runlog.EventLog(folder, state.events)
@@ -127,7 +127,9 @@ def _check_fit(config: Config, splits: Splits) -> None:
     )
 
 
-def _choose_policy(config: Config, splits: Splits, cache: Path) -> tuple[Policy, str]:
+def _choose_policy(
+    config: Config, splits: Splits, cache: Path, display: Display
+) -> tuple[Policy, str]:
     classes, channels = len(splits.train.classes), splits.train.num_channels
     side = splits.preprocess.input_size
     return choose_policy(
@@ -136,6 +138,7 @@ def _choose_policy(config: Config, splits: Splits, cache: Path) -> tuple[Policy,
         lambda: models.build(config.model.name, classes, channels, config.model.init),
         (config.train.batch_size, channels, side, side),
         cache,
+        display.say,
     )
 
 
