@@ -334,7 +334,7 @@ def test_same_seed_same_weights() -> None:
     ("arguments", "message"),
     [
         (("compct", "default"), "unknown model 'compct'; did you mean compact? Choose one of: "),
-        (("zzz", "default"), "Unknown model 'zzz'. Choose one of: lenet, alexnet-d2l, "),
+        (("zzz", "default"), "unknown model 'zzz'. Choose one of: lenet, alexnet-d2l, "),
         (("lenet", "xavir"), "unknown initialiser 'xavir'; did you mean xavier? Choose one of: "),
     ],
 )

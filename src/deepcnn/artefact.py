@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from deepcnn import models
@@ -50,7 +51,9 @@ def save(
         folder,
         {
             "weights.safetensors": pack(weights),
-            "meta.json": json.dumps(meta, indent=1, ensure_ascii=False).encode(),
+            "meta.json": json.dumps(meta, indent=1, ensure_ascii=False).encode(
+                errors="backslashreplace"
+            ),
         },
     )
 
@@ -69,6 +72,14 @@ def load(run: Path) -> Artefact:
         files = read_folder(folder)
     except Damaged as reason:
         raise RunError(f"{folder} is damaged: {reason}. Train again, or restore a copy") from reason
+    try:
+        return _build(files, folder)
+    except (LookupError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+        first_line = str(error).partition("\n")[0]
+        raise RunError(f"{folder} is no model that this version can use ({first_line})") from error
+
+
+def _build(files: Mapping[str, bytes], folder: Path) -> Artefact:
     meta = json.loads(files["meta.json"])
     if meta["schema"] != SCHEMA:
         raise RunError(f"{folder} has schema {meta['schema']}, this version reads {SCHEMA}")

@@ -261,6 +261,14 @@ def _time(step: Callable[[], None]) -> float:
         return time.perf_counter() - start
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch or Python gave up for want of memory, which torch says in several ways."""
+    wanting = ("can't allocate memory", "not enough memory", "out of memory")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(words in str(error) for words in wanting)
+    )
+
+
 def _keep_freed_memory() -> None:
     """Have the C library hold on to large freed blocks instead of handing them back to the system.
 

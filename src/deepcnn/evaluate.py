@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from deepcnn import artefact, interrupt, metrics
 from deepcnn.config import Config
+from deepcnn.data import catalog
 from deepcnn.data.images import ImageSet
 from deepcnn.data.loader import Source, in_order, source
 from deepcnn.data.splits import load_splits
@@ -96,8 +97,10 @@ def _images(config: Config, split: str, data_name: str | None, root: str | None)
     data = config.data if root is None else replace(config.data, root=root)
     if data_name and data_name != data.name:
         data = replace(data, name=data_name, validation=0)
+    if split == "test":
+        return catalog.load(data.name, "test", data.root)
     splits = load_splits(data, config.train.seed)
-    images = {"train": splits.train, "validation": splits.validation, "test": splits.test}[split]
+    images = splits.train if split == "train" else splits.validation
     if images is None:
         raise RunError(f"no validation images are held out of {data.name}; use test or train")
     return images

@@ -122,5 +122,7 @@ def _difference(contents: Mapping[str, bytes], manifest: bytes) -> str:
     found = json.loads(_manifest(contents))["files"]
     for name, facts in found.items():
         if facts != expected[name]:
-            return f"{name} is not what was written: {facts}, the manifest says {expected[name]}"
+            found_size, size = facts["size"], expected[name]["size"]
+            kind = f"{found_size} bytes instead of {size}" if found_size != size else "other bytes"
+            return f"{name} is not what was written: {kind}, by the SHA-256 in {MANIFEST}"
     return f"{MANIFEST} has been changed"

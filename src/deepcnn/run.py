@@ -14,8 +14,8 @@ from deepcnn.config import Config
 from deepcnn.data.images import ImageSet
 from deepcnn.data.loader import Source, batch_slices, source
 from deepcnn.data.splits import Splits, load_splits
-from deepcnn.device import Policy, choose_policy, machine, mix
-from deepcnn.errors import ConfigError, RunError
+from deepcnn.device import Policy, choose_policy, find_device, machine, mix
+from deepcnn.errors import ConfigError, RunError, look_up
 from deepcnn.files import Damaged
 from deepcnn.optim import make_optimizer, tensors
 from deepcnn.progress import Display
@@ -76,15 +76,17 @@ def begin(config: Config, folder: Path, cache: Path, accept_change: bool) -> Run
     display = Display(config.train.epochs)
     begun = runlog.is_begun(folder)
     changes = _changed_settings(folder, config, accept_change) if begun else []
+    _check_names(config)
     splits = load_splits(config.data, config.train.seed)
     _check_fit(config, splits)
     interrupt.check()
     fingerprint = splits.train.fingerprint()
     if begun:
-        recorded = runlog.read_json(folder / "environment.json")
-        policy = Policy(**recorded["policy"]).under(config.hardware)
-        origin = "recorded"
-        changes += _changed_conditions(folder, recorded, fingerprint, policy, accept_change)
+        policy, then, fingerprint_then = runlog.recorded_conditions(folder)
+        policy, origin = policy.under(config.hardware), "recorded"
+        then |= {"training images": fingerprint_then[:12]}
+        now = {**machine(policy.device), "training images": fingerprint[:12]}
+        changes += _changed_conditions(folder, then, now, accept_change)
     else:
         policy, origin = _choose_policy(config, splits, cache, display)
     if changes or not begun:
@@ -113,6 +115,13 @@ def begin_state(config: Config, splits: Splits, policy: Policy) -> TrainState:
     )
 
 
+def _check_names(config: Config) -> None:
+    """Refuse what is not there before any data set is fetched and read."""
+    look_up("model", config.model.name, models.MODELS)
+    look_up("initialiser", config.model.init, models.INITIALIZERS)
+    find_device(config.hardware.device)
+
+
 def _check_fit(config: Config, splits: Splits) -> None:
     if config.train.batch_size > len(splits.train):
         raise ConfigError(
@@ -124,6 +133,7 @@ def _check_fit(config: Config, splits: Splits) -> None:
         len(splits.train.classes),
         splits.train.num_channels,
         splits.preprocess.input_size,
+        config.data.pad,
     )
 
 
@@ -162,15 +172,9 @@ def _changed_settings(folder: Path, config: Config, accept_change: bool) -> list
 
 
 def _changed_conditions(
-    folder: Path,
-    recorded: Mapping[str, Any],
-    fingerprint: str,
-    policy: Policy,
-    accept_change: bool,
+    folder: Path, then: Mapping[str, Any], now: Mapping[str, Any], accept_change: bool
 ) -> list[str]:
     """What differs in data and machine; RunError unless that is accepted."""
-    now = {**machine(policy.device), "training images": fingerprint[:12]}
-    then = {**recorded["machine"], "training images": recorded["data_fingerprint"][:12]}
     changes = [
         f"{name}: {then.get(name)} then, {now.get(name)} now"
         for name in {**then, **now}

@@ -1,7 +1,6 @@
 """The run folder: who may write in it, what it says about its run, and the record of events."""
 
 import json
-import os
 import platform
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from deepcnn.config import Config, flat
+from deepcnn.device import Policy
 from deepcnn.errors import RunError
 from deepcnn.files import remove_staging, replace_file
 from deepcnn.settings import from_dict
@@ -32,6 +32,7 @@ def opened(run: Path) -> Iterator[None]:
     if run.exists() and not run.is_dir():
         raise RunError(f"{run} is a file, expected a folder: give another one with --out")
     missing = [folder for folder in (run, *run.parents) if not folder.exists()]
+    untouched = not (run / "lock").exists()
     try:
         run.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(run / "lock")
@@ -49,7 +50,7 @@ def opened(run: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-        if missing and not is_begun(run):
+        if untouched and not is_begun(run):
             _remove_unused(run, missing)
 
 
@@ -83,16 +84,36 @@ def is_finished(run: Path) -> bool:
 
 
 def recorded_config(run: Path) -> Config:
-    """The configuration that a run was begun with."""
-    return from_dict(read_json(run / "config.json"), str(run / "config.json"))
+    """The configuration that a run was begun with; RunError if it cannot be read."""
+    path = run / "config.json"
+    try:
+        return from_dict(_read_json(path), str(path))
+    except (AttributeError, TypeError) as error:
+        raise _not_ours(path, error) from error
 
 
-def read_json(path: Path) -> Any:
-    """Contents of a JSON file of a run folder; RunError if it cannot be read."""
+def recorded_conditions(run: Path) -> tuple[Policy, dict[str, Any], str]:
+    """The device policy, machine and data fingerprint that a run was begun with."""
+    path = run / "environment.json"
+    facts = _read_json(path)
+    try:
+        return Policy(**facts["policy"]), dict(facts["machine"]), str(facts["data_fingerprint"])
+    except (LookupError, TypeError, ValueError) as error:
+        raise _not_ours(path, error) from error
+
+
+def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise RunError(f"cannot read {path}: {error}; give a run folder made by train") from error
+        raise _not_ours(path, error) from error
+
+
+def _not_ours(path: Path, error: Exception) -> RunError:
+    return RunError(
+        f"{path} is not what `deepcnn train` wrote ({error}): give another --out, or remove it "
+        "to begin anew"
+    )
 
 
 def differences(before: Config, now: Config) -> list[str]:
@@ -156,15 +177,10 @@ def _commit() -> str | None:
     return described.stdout.strip()
 
 
-def free_bytes(folder: Path) -> int:
-    """Room left on the disk of `folder`."""
-    status = os.statvfs(folder)
-    return status.f_bavail * status.f_frsize
-
-
 def _json(value: Any) -> bytes:
-    return json.dumps(value, indent=1, ensure_ascii=False).encode()
+    # The odd bytes of a name that is no legal text become escapes, which JSON gives back.
+    return json.dumps(value, indent=1, ensure_ascii=False).encode(errors="backslashreplace")
 
 
 def _line(event: Mapping[str, Any]) -> bytes:
-    return json.dumps(event, ensure_ascii=False).encode() + b"\n"
+    return json.dumps(event, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"

@@ -6,7 +6,8 @@ calls, and all that must survive a kill is the run's one `TrainState`.
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,8 @@ from deepcnn.config import Config
 from deepcnn.data.augment import draw
 from deepcnn.data.images import ImageSet
 from deepcnn.data.loader import Batch, Source, order
-from deepcnn.device import mix
-from deepcnn.errors import Interrupted, NonFiniteError, SaveError
+from deepcnn.device import is_out_of_memory, mix
+from deepcnn.errors import DeepcnnError, Interrupted, NonFiniteError, SaveError
 from deepcnn.evaluate import predictions, summary
 from deepcnn.files import Damaged
 from deepcnn.optim import l1_norm, lr_factor, set_lr, update_average
@@ -37,7 +38,7 @@ def fit(config: Config, folder: Path, cache: Path, accept_change: bool = False) 
     Returns the facts of the finished model. Raises RunError if the folder cannot be used for
     this, Interrupted after a checkpoint when a signal asked to stop, NonFiniteError, SaveError.
     """
-    with runlog.opened(folder):
+    with runlog.opened(folder), _memory_explained(config):
         run = begin(config, folder, cache, accept_change)
         total = config.train.epochs * len(run.slices())
         try:
@@ -226,6 +227,19 @@ def _save_model(run: Run, facts: dict[str, Any]) -> None:
         raise SaveError(
             f"the finished model could not be written to {folder}: {error}. Make room and repeat "
             "the command: it goes on from the last checkpoint"
+        ) from error
+
+
+@contextmanager
+def _memory_explained(config: Config) -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise DeepcnnError(
+            f"not enough memory for batches of {config.train.batch_size} images: lower "
+            "--train.batch_size, raise --train.accumulate (same result) or lower --data.size"
         ) from error
 
 

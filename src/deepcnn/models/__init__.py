@@ -37,8 +37,9 @@ def build(name: str, num_classes: int, in_channels: int, init: str = "default") 
     return model
 
 
-def check_input(name: str, num_classes: int, in_channels: int, side: int) -> None:
-    """Raise ConfigError, naming the sides that work, unless the network takes side x side images.
+def check_input(name: str, num_classes: int, in_channels: int, side: int, pad: int = 0) -> None:
+    """Raise ConfigError, naming the sides that work, unless the network takes side x side images,
+    of which `pad` pixels on every side are background.
 
     Runs on the meta device, which computes shapes only: no weights are drawn, no memory is used.
     """
@@ -55,9 +56,10 @@ def check_input(name: str, num_classes: int, in_channels: int, side: int) -> Non
         else f"images from {smallest}x{smallest} to {largest}x{largest} pixels"
     )
     nearest = min(max(side, smallest), largest)
+    padded = f", to which data.pad adds {2 * pad}" if pad else ""
     raise ConfigError(
         f"{name} cannot take {side}x{side} images; it takes {wanted}. "
-        f"Resize them with --data.size {nearest}."
+        f"Resize them with --data.size {nearest - 2 * pad}{padded}."
     )
 
 
