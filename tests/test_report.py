@@ -1,6 +1,5 @@
 """What a person is shown: lines of text, the picture of a run, the progress of one."""
 
-import itertools
 import io
 import sys
 from collections.abc import Iterator
@@ -205,20 +204,3 @@ def test_without_a_terminal_nothing_is_drawn_on_it(monkeypatch: pytest.MonkeyPat
     with display.following(0, 1):
         display.say("line")
     assert sys.stderr.getvalue() == "line\n"
-
-
-def test_long_loops_say_how_far_they_are(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    seconds = itertools.count(0)  # every look at the clock is a second later
-    monkeypatch.setattr(progress.time, "perf_counter", lambda: float(next(seconds)))
-    assert list(reported("abcdefghij", 10, "evaluating")) == list("abcdefghij")
-    assert capsys.readouterr().err.splitlines() == [
-        "evaluating: 10%, 18 s left",  # after 2 s, with one of ten done
-        "evaluating: 60%, 4.7 s left",  # 5 s later
-    ]
-
-
-def test_short_loops_are_silent(capsys: pytest.CaptureFixture[str]) -> None:
-    assert list(reported(range(1000), 1000, "evaluating")) == list(range(1000))
-    assert capsys.readouterr().err == ""
