@@ -44,7 +44,7 @@ from deepcnn.settings import override
 from deepcnn.train import fit
 
 NUM_CLASSES = 3
-PATIENCE = 60.0  # seconds for what takes one on an idle machine
+PATIENCE = 120.0  # seconds for what takes one on an idle machine
 # Not compared: clocks, how the run was called, from which checkout, and settings without effect.
 NOT_COMPARED = runlog.CLOCK_FIELDS | {"command", "commit"}
 NOT_COMPARED |= {name.rpartition(".")[2] for name in runlog.NEUTRAL_SETTINGS}

@@ -103,7 +103,7 @@ def test_unknown_name_is_answered_with_the_nearest() -> None:
     with pytest.raises(DataError, match="did you mean fashion-mnist") as caught:
         catalog.entry("fasion-mnist")
     assert all(name in str(caught.value) for name in NAMES)
-    with pytest.raises(DataError, match="the catalogue has mnist"):
+    with pytest.raises(DataError, match="The catalogue has mnist"):
         catalog.load("zzz", "train")
 
 

@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from deepcnn.errors import NonFiniteError
+from deepcnn.errors import NonFiniteError, RunError
 from deepcnn.files import Damaged, commit_folder, read_folder, remove_folder
 
 KEPT = 2  # newest checkpoints, beside the best
@@ -68,7 +68,8 @@ def save(folder: Path, state: TrainState) -> Path:
 def load_newest(folder: Path, state: TrainState) -> tuple[Path | None, list[str]]:
     """Fill `state` from the newest checkpoint that verifies.
 
-    Returns that checkpoint, or None, and for each one passed over a sentence saying why.
+    Returns that checkpoint, or None, and for each one passed over a sentence saying why. Raises
+    OSError where the disk does not answer: then nothing is known of the checkpoint there.
     """
     passed_over = []
     for place in sorted(folder.glob("step-*"), reverse=True):
@@ -123,13 +124,18 @@ def _to_files(state: TrainState) -> dict[str, bytes]:
 def _from_files(files: Mapping[str, bytes], state: TrainState) -> None:
     meta = json.loads(files["meta.json"])
     if meta["schema"] != SCHEMA:
-        raise Damaged(f"its schema is {meta['schema']}, this version reads {SCHEMA}")
+        raise RunError(
+            f"a checkpoint has schema {meta['schema']}, this version reads {SCHEMA}: go on with "
+            "the version that began the run, or give another --out"
+        )
     tensors = safetensors.torch.load(files["state.safetensors"])
     state.model.load_state_dict(safetensors.torch.load(files["weights.safetensors"]))
     groups = state.optimizer.state_dict()["param_groups"]
     per_parameter = _join(_with_prefix(tensors, "optimizer."), meta["optimizer"])
     state.optimizer.load_state_dict({"state": per_parameter, "param_groups": groups})
-    state.scaler.load_state_dict(meta["scaler"])
+    _arrange_like_parameters(state.optimizer)
+    if meta["scaler"] and state.scaler.is_enabled():
+        state.scaler.load_state_dict(meta["scaler"])
     if state.average is not None:
         # A run that begins to average half-way begins with the weights of that moment.
         saved = _with_prefix(tensors, "average.") or state.model.state_dict()
@@ -137,6 +143,16 @@ def _from_files(files: Mapping[str, bytes], state: TrainState) -> None:
             state.average[name].copy_(tensor)
     for name in TrainState.NUMBERS:
         setattr(state, name, meta[name])
+
+
+def _arrange_like_parameters(optimizer: torch.optim.Optimizer) -> None:
+    """Put state into the memory layout of its parameter, which files do not keep and fused updates
+    take for granted.
+    """
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                values[name] = torch.empty_like(parameter).copy_(value)
 
 
 def _split(

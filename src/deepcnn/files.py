@@ -76,15 +76,18 @@ def commit_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
 
 
 def read_folder(folder: Path) -> dict[str, bytes]:
-    """The files of a committed folder; Damaged unless every byte is as it was committed."""
+    """The files of a committed folder; Damaged unless every byte is as it was committed.
+
+    Raises OSError where the disk does not answer, which says nothing about what is on it.
+    """
     try:
         manifest = (folder / MANIFEST).read_bytes()
         names = json.loads(manifest)["files"].keys()
         contents = {name: (folder / name).read_bytes() for name in names}
     except FileNotFoundError as error:
         raise Damaged(f"{Path(error.filename).name} is missing") from error
-    except OSError as error:
-        raise Damaged(f"a file cannot be read ({error})") from error
+    except (NotADirectoryError, IsADirectoryError) as error:
+        raise Damaged(f"{Path(error.filename).name} is of another kind") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Damaged(f"{MANIFEST} is not what was written ({error})") from error
     # The manifest is written in one way only, so a change anywhere in it shows here too.
@@ -122,7 +125,6 @@ def _difference(contents: Mapping[str, bytes], manifest: bytes) -> str:
     found = json.loads(_manifest(contents))["files"]
     for name, facts in found.items():
         if facts != expected[name]:
-            found_size, size = facts["size"], expected[name]["size"]
-            kind = f"{found_size} bytes instead of {size}" if found_size != size else "other bytes"
-            return f"{name} is not what was written: {kind}, by the SHA-256 in {MANIFEST}"
+            kind = f"{facts['size']} bytes, SHA-256 {facts['sha256'][:12]}..."
+            return f"{name} is not what was written: {kind} are not those of {MANIFEST}"
     return f"{MANIFEST} has been changed"

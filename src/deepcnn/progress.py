@@ -5,7 +5,7 @@ elsewhere. Everything goes to stderr; stdout is for results.
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 from rich.console import Console
@@ -57,7 +57,7 @@ class Display:
         if self.bar:
             self.console.print(line, markup=False, highlight=False, soft_wrap=True)
         else:
-            print(line, file=sys.stderr, flush=True)  # noqa: T201
+            _print(line)
 
 
 def reported(items: Iterable[T], total: int, what: str) -> Iterator[T]:
@@ -68,7 +68,7 @@ def reported(items: Iterable[T], total: int, what: str) -> Iterator[T]:
         if done and now - last_line >= (LINE_SECONDS if last_line > began else FIRST_LINE_SECONDS):
             last_line = now
             left = duration((total - done) * (now - began) / done)
-            print(f"{what}: {done / total:.0%}, {left} left", file=sys.stderr, flush=True)  # noqa: T201
+            _print(f"{what}: {done / total:.0%}, {left} left")
         yield item
 
 
@@ -82,6 +82,11 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest} s"
     return f"{minutes // 60} h {minutes % 60} min"
+
+
+def _print(line: str) -> None:
+    with suppress(OSError):  # a full disk behind stderr is no reason to stop a training run
+        print(line, file=sys.stderr, flush=True)  # noqa: T201
 
 
 def _bar(console: Console) -> Progress:

@@ -15,13 +15,17 @@ from deepcnn.data.images import ImageSet
 from deepcnn.data.loader import Source, batch_slices, source
 from deepcnn.data.splits import Splits, load_splits
 from deepcnn.device import Policy, choose_policy, find_device, machine, mix
-from deepcnn.errors import ConfigError, RunError, look_up
+from deepcnn.errors import ConfigError, NonFiniteError, RunError, look_up
 from deepcnn.files import Damaged
 from deepcnn.optim import make_optimizer, tensors
 from deepcnn.progress import Display
 
-# What a checkpoint holds has the shape of these; with others nothing could be continued.
-UNCHANGEABLE = ("data.name:", "model.name:", "optim.name:")
+# What a checkpoint holds, and its place in an epoch, mean nothing under other values of these.
+UNCHANGEABLE = tuple(
+    f"{name}:"
+    for name in ("data.name", "data.validation", "model.name", "optim.name", "train.batch_size",
+                 "train.drop_last")
+)  # fmt: skip
 
 
 @dataclass
@@ -59,6 +63,16 @@ class Run:
             checkpoint.save(self.folder / "checkpoints", self.state)
         except (OSError, Damaged) as error:
             self.warn(f"a checkpoint could not be written: {error}")
+        except NonFiniteError as error:
+            raise NonFiniteError(f"after step {self.state.step} {error}. {self.remedy()}") from None
+
+    def remedy(self) -> str:
+        """What to do about numbers that are not finite."""
+        saved = sorted((self.folder / "checkpoints").glob("step-*"))
+        return (
+            f"Last good checkpoint: {saved[-1] if saved else 'none yet'}. Try a lower --optim.lr "
+            f"(it is {self.config.optim.lr}), --optim.clip_norm 1 or --precision fp32"
+        )
 
     def warn(self, message: str) -> None:
         """Say, once, that something went wrong that does not stop training."""
@@ -98,7 +112,12 @@ def begin(config: Config, folder: Path, cache: Path, accept_change: bool) -> Run
     _announce(display, config, splits, policy, origin, state)
     _restore(folder / "checkpoints", state, display)
     log = runlog.EventLog(folder, state.events)
-    return Run(folder, config, policy, splits, state, display, log)
+    run = Run(folder, config, policy, splits, state, display, log)
+    if not 0 <= state.step - state.epoch * len(run.slices()) <= len(run.slices()):
+        raise RunError(
+            f"{folder} was begun with another number of training images; give another --out"
+        )
+    return run
 
 
 def begin_state(config: Config, splits: Splits, policy: Policy) -> TrainState:
@@ -193,10 +212,16 @@ def _restore(folder: Path, state: TrainState, display: Display) -> None:
     """Go on from the newest checkpoint that verifies, if there is one."""
     if not folder.exists():
         return
-    place, passed_over = checkpoint.load_newest(folder, state)
-    for reason in passed_over:
-        display.say(f"warning: {reason}")
-    checkpoint.discard_after(folder, state.step if place else -1)
+    try:
+        place, passed_over = checkpoint.load_newest(folder, state)
+        for reason in passed_over:
+            display.say(f"warning: {reason}")
+        checkpoint.discard_after(folder, state.step if place else -1)
+    except OSError as error:
+        raise RunError(
+            f"cannot read and tidy {folder}: {error}. Mend the disk and repeat the command, or "
+            "give another --out"
+        ) from error
     display.say(f"continuing at step {state.step}" if place else "no checkpoint: starting over")
 
 

@@ -46,7 +46,9 @@ def opened(run: Path) -> Iterator[None]:
             f"cannot write in {run}: {error.strerror}; give another folder with --out"
         ) from error
     try:
-        remove_staging(run)
+        for folder in (run, run / "checkpoints"):
+            with suppress(OSError):  # a disk that fails will say so where it matters
+                remove_staging(folder)
         yield
     finally:
         lock.release()

@@ -78,13 +78,15 @@ def train_epoch(run: Run, images: Source, total: int) -> None:
             images.batch(piece, config.augment, parameters)
             for piece in indices.tensor_split(num_pieces)
         )
-        loss, correct = train_step(run, pieces, len(indices))
+        loss, correct = train_step(run, pieces, indices)
         account(run, loss, correct, len(indices), time.perf_counter() - began)
         note(run, loss, len(indices), total)
 
 
-def train_step(run: Run, pieces: Iterable[Batch], num_images: int) -> tuple[float, int]:
+def train_step(run: Run, pieces: Iterable[Batch], indices: Tensor) -> tuple[float, int]:
     """Make one update from a batch given in pieces; return its mean loss and correct images.
+
+    `indices` are those of the whole batch in the training set.
 
     Raises NonFiniteError before anything is changed by a loss or gradient that is not finite.
     """
@@ -93,11 +95,11 @@ def train_step(run: Run, pieces: Iterable[Batch], num_images: int) -> tuple[floa
     state.optimizer.zero_grad(set_to_none=True)
     total_loss, correct = 0.0, 0
     for batch in pieces:
-        share = len(batch.labels) / num_images
+        share = len(batch.labels) / len(indices)
         objective, logits = forward(run, batch)
         hits = (logits.argmax(dim=1) == batch.labels).sum()
         value, count = torch.stack([objective.detach(), hits]).tolist()  # one wait, not two
-        _require_finite(run, value, "the loss", batch.indices)
+        _require_finite(run, value, "the loss", indices)
         state.scaler.scale(objective * share).backward()  # type: ignore[no-untyped-call]
         total_loss += value * share
         correct += int(count)
@@ -106,7 +108,7 @@ def train_step(run: Run, pieces: Iterable[Batch], num_images: int) -> tuple[floa
         [p.grad for p in state.model.parameters() if p.grad is not None]
     )
     if not state.scaler.is_enabled():  # a scaler leaves such updates out, and lowers its scale
-        _require_finite(run, float(norm), "the gradient norm", batch.indices)
+        _require_finite(run, float(norm), "the gradient norm", indices)
     if clip_norm:
         torch.nn.utils.clip_grads_with_norm_(state.model.parameters(), clip_norm, norm)
     state.scaler.step(state.optimizer)
@@ -247,10 +249,8 @@ def _require_finite(run: Run, value: float, what: str, indices: Tensor) -> None:
     if value - value == 0:  # false for infinities and for not-a-number
         return
     batch = indices.tolist()
-    saved = sorted((run.folder / "checkpoints").glob("step-*"))
     raise NonFiniteError(
         f"{what} is {value} in step {run.state.step}, on training images "
         f"{', '.join(map(str, batch[:8]))}{' ...' if len(batch) > 8 else ''}; no update was made. "
-        f"Last good checkpoint: {saved[-1] if saved else 'none yet'}. Try a lower --optim.lr "
-        f"(it is {run.config.optim.lr}), --optim.clip_norm 1 or --precision fp32"
+        f"{run.remedy()}"
     )
