@@ -53,7 +53,14 @@ class Run:
 
     def record(self, **event: Any) -> None:
         """Add an event to the record; a failing disk is warned of, training goes on."""
-        if error := self.log.append(event):
+        self._warn_of(self.log.append(event))
+
+    def catch_up(self) -> None:
+        """Write what the disk refused so far to the record."""
+        self._warn_of(self.log.catch_up())
+
+    def _warn_of(self, error: OSError | None) -> None:
+        if error:
             self.warn(f"cannot write {self.log.path}: {error.strerror}")
 
     def save(self) -> None:

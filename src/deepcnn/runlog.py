@@ -137,17 +137,25 @@ class EventLog:
         self.complete = False  # whether the file holds all events but the newest
 
     def append(self, event: dict[str, Any]) -> OSError | None:
-        """Record an event; if the disk fails the file is written anew with the next event."""
+        """Record an event; what the disk refuses is written with the next one, or by `catch_up`."""
         self.events.append(event)
+        if not self.complete:
+            return self.catch_up()
         try:
-            if self.complete:
-                with self.path.open("ab") as file:
-                    file.write(_line(event))
-            else:
-                replace_file(self.path, b"".join(map(_line, self.events)))
-            self.complete = True
+            with self.path.open("ab") as file:
+                file.write(_line(event))
         except OSError as error:
             self.complete = False
+            return error
+        return None
+
+    def catch_up(self) -> OSError | None:
+        """Write the whole file anew, unless it is complete."""
+        try:
+            if not self.complete:
+                replace_file(self.path, b"".join(map(_line, self.events)))
+                self.complete = True
+        except OSError as error:
             return error
         return None
 

@@ -206,6 +206,7 @@ def finish(run: Run) -> dict[str, Any]:
         report.learning_curve(state.events, picture)
     except OSError as error:
         run.warn(f"cannot write {picture}: {error.strerror}")
+    run.catch_up()
     _save_model(run, facts)
     return facts
 
