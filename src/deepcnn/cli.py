@@ -4,6 +4,7 @@ import inspect
 import io
 import os
 import shlex
+import shutil
 import sys
 from json import dumps as to_json
 from pathlib import Path
@@ -166,13 +167,13 @@ def train(
     try:
         facts = fit(resolved, folder, cache_folder(), accept_change)
     except Interrupted as stop:
-        command = shlex.join(["deepcnn", *sys.argv[1:]])
+        command = f"{_program()} {shlex.join(sys.argv[1:])}"
         message = f"{stop}; continue with: {command}"
         raise Interrupted(message, stop.signal_number) from stop
     print(
         to_json({"run": str(folder), **facts}, ensure_ascii=False)
         if json
-        else result_in_words(folder, facts)
+        else result_in_words(folder, facts, _program())
     )
 
 
@@ -360,6 +361,13 @@ def show(
     for label, count in zip(images.classes, images.class_counts(), strict=True):
         print(f"{count:>8,}  {label}")
     print(path)
+
+
+def _program() -> str:
+    """How to call this command again: by its path where its folder is not searched for commands."""
+    if shutil.which("deepcnn") or Path(sys.argv[0]).name != "deepcnn":
+        return "deepcnn"
+    return shlex.quote(os.path.relpath(sys.argv[0]))
 
 
 def _in_words(error: CycloptsError) -> str:

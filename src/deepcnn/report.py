@@ -56,7 +56,7 @@ def _draw_accuracies(axes: Any, events: Events) -> None:
         accuracy = result["test"]["accuracy"]
         axes.errorbar(
             [epochs[-1]["epoch"]], [accuracy], [[accuracy - low], [high - accuracy]],
-            fmt="s", color="black", capsize=4, label=f"test, once: {accuracy:.2%}",
+            fmt="s", color="black", capsize=4, label=f"test, at the end: {accuracy:.2%}",
         )  # fmt: skip
     axes.set(xlabel="epoch", title="Accuracy")
     axes.xaxis.get_major_locator().set_params(integer=True)
@@ -64,7 +64,7 @@ def _draw_accuracies(axes: Any, events: Events) -> None:
         axes.legend(loc="lower right")
 
 
-def result_in_words(folder: Path, facts: dict[str, Any]) -> str:
+def result_in_words(folder: Path, facts: dict[str, Any], program: str = "deepcnn") -> str:
     """What a person wants to know at the end of a run, and what to do next."""
     test = facts["test"]
     low, high = test["interval"]
@@ -74,7 +74,7 @@ def result_in_words(folder: Path, facts: dict[str, Any]) -> str:
         f"training time  {duration(facts['seconds'])}",
         f"run folder     {folder}{os.sep}",
         f"picture        {folder / 'learning-curve.png'}",
-        f"next           deepcnn evaluate {shlex.quote(str(folder))}",
+        f"next           {program} evaluate {shlex.quote(str(folder))}",
     ])  # fmt: skip
 
 
