@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import platform
-import statistics
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -22,8 +21,10 @@ from deepcnn.errors import ConfigError
 from deepcnn.files import replace_file
 
 CLEAR_GAIN = 1.10  # a choice departs from the plain one only for a tenth more speed
-ROUNDS = 5  # alternating measurements of each candidate
-ROUND_SECONDS = 0.15  # length of one measurement
+ROUNDS = 4  # alternating measurements of each candidate, of which the best counts
+ROUND_SECONDS = 0.15  # shortest length of one measurement
+TRIAL_SHARE = 4  # a trial has at least a batch divided by this: fewer images would weigh what each
+# update costs once, such as the gradients of wide layers, above what each image costs
 
 # Parameters of mallopt, from malloc.h of the GNU C library.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -207,7 +208,7 @@ def _fastest(
     shape: tuple[int, int, int, int],
     times: dict[str, float],
 ) -> Policy:
-    """The first candidate unless another is clearly faster; adds median seconds to `times`."""
+    """The first candidate unless another is clearly faster; adds best seconds to `times`."""
     if len(candidates) == 1:
         return candidates[0]
     steps = [_training_step(policy, build, shape) for policy in candidates]
@@ -216,20 +217,21 @@ def _fastest(
         for step, measured in zip(steps, seconds, strict=True):
             interrupt.check()
             measured.append(_time(step))
-    medians = [statistics.median(measured) for measured in seconds]
-    for policy, median in zip(candidates, medians, strict=True):
-        times[f"{policy.precision} {policy.layout} {policy.threads} threads"] = round(median, 6)
-    best = min(range(len(candidates)), key=medians.__getitem__)
-    return candidates[best if medians[0] > CLEAR_GAIN * medians[best] else 0]
+    # What else runs on the machine can only slow a step down, so the best says most.
+    least = [min(measured) for measured in seconds]
+    for policy, value in zip(candidates, least, strict=True):
+        times[f"{policy.precision} {policy.layout} {policy.threads} threads"] = round(value, 6)
+    best = min(range(len(candidates)), key=least.__getitem__)
+    return candidates[best if least[0] > CLEAR_GAIN * least[best] else 0]
 
 
 def _trial_size(
     policy: Policy, build: Callable[[], nn.Module], shape: tuple[int, int, int, int]
 ) -> int:
-    """As many images as a plain step computes in one round, at most a batch."""
+    """As many images as a plain step computes in one round, but no small share of a batch."""
     few = min(4, shape[0])
     seconds = _time(_training_step(policy, build, (few, *shape[1:])))
-    return max(few, min(shape[0], int(few * ROUND_SECONDS / seconds)))
+    return min(shape[0], max(shape[0] // TRIAL_SHARE, int(few * ROUND_SECONDS / seconds), few))
 
 
 def _training_step(
