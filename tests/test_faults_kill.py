@@ -231,7 +231,6 @@ def test_command_that_is_shown_continues_the_run(twins: dict[str, Twin], tmp_pat
     said = first.communicate(timeout=PATIENCE)[1]
     assert first.returncode == 128 + signal.SIGINT, said
     assert 0 < last_step(run) < STEPS
-    name, *arguments = shlex.split(said.rpartition("continue with: ")[2])
-    assert name == "deepcnn"
-    subprocess.run([program, *arguments], check=True, capture_output=True, timeout=PATIENCE)
+    shown = said.rpartition("continue with: ")[2]
+    subprocess.run(shown, shell=True, check=True, capture_output=True, timeout=PATIENCE)
     assert digest(run) == twin.digest
