@@ -28,11 +28,18 @@ class Preprocess:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Map uint8 N C H W to float32 N C S S on the same device."""
-        numbers = resize(images.float(), self.size)
+        numbers = images.float()
+        if self.size > max(images.shape[-2:]) and not self.pad:
+            # The same numbers, computed on fewer pixels: the weights of a resize sum to 1.
+            return resize(self._normalized(numbers), self.size)
+        numbers = resize(numbers, self.size)
         if self.pad:
             numbers = F.pad(numbers, (self.pad,) * 4)
-        mean = torch.tensor(self.mean, device=images.device)[:, None, None]
-        std = torch.tensor(self.std, device=images.device)[:, None, None]
+        return self._normalized(numbers)
+
+    def _normalized(self, numbers: Tensor) -> Tensor:
+        mean = torch.tensor(self.mean, device=numbers.device)[:, None, None]
+        std = torch.tensor(self.std, device=numbers.device)[:, None, None]
         return torch.addcmul(-mean / std, numbers, 1 / (255 * std))
 
 
