@@ -161,17 +161,23 @@ def signals_restored() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def digest(run: Path) -> dict[str, str]:
-    """SHA-256 of each part of a finished run that must be what the uninterrupted twin has."""
+def outcome(run: Path) -> dict[str, str]:
+    """SHA-256 of what a finished run is for: the model, its results, and how they came about."""
     model = files.read_folder(run / "model")
-    last = files.read_folder(checkpoints(run)[-1])
     return {
         "model weights": sha256(model["weights.safetensors"]),
         "model meta": sha256(comparable(json.loads(model["meta.json"]))),
+        "events": sha256(comparable(read_events(run))),
+    }
+
+
+def digest(run: Path) -> dict[str, str]:
+    """SHA-256 of each part of a finished run that must be what the uninterrupted twin has."""
+    last = files.read_folder(checkpoints(run)[-1])
+    return outcome(run) | {
         "last weights": sha256(last["weights.safetensors"]),
         "last optimiser and average": sha256(last["state.safetensors"]),
         "last meta": sha256(comparable(json.loads(last["meta.json"]))),
-        "events": sha256(comparable(read_events(run))),
         "config": sha256(comparable(json.loads((run / "config.json").read_bytes()))),
         "environment": sha256(comparable(json.loads((run / "environment.json").read_bytes()))),
     }
