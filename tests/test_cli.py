@@ -411,9 +411,10 @@ def test_a_stopped_training_says_how_to_go_on(
     monkeypatch.setattr(train, "train_step", kill_in_third)
     arguments = ["train", *SMALL, "--out", str(tmp_path / "a run")]
     monkeypatch.setattr(sys, "argv", ["bin/deepcnn", *arguments])
+    monkeypatch.setenv("PATH", "")  # so the command has to be called by its path
     assert call(*arguments) == 130
     message = capsys.readouterr().err.splitlines()[-1]
-    assert message.startswith("deepcnn: stopped by SIGINT at step 3 of 6; continue with: deepcnn t")
+    assert message.startswith("deepcnn: stopped by SIGINT at step 3 of 6; continue with: bin/deep")
     assert message.endswith(f"--out '{tmp_path}/a run'")
     assert call(*arguments) == 0
     assert "continuing at step 3" in capsys.readouterr().err
