@@ -242,15 +242,15 @@ class FailingDisk:
         self.armed = False
         self.count = 0
         self.failed: list[str] = []
-        self.last_step = 0  # of the newest checkpoint when the first operation failed
+        self.newest = 0  # step of the newest checkpoint there was before the first failure
 
     def check(self, what: str) -> None:
         if not self.armed:
             return
         self.count += 1
+        if not self.failed:
+            self.newest = max(self.newest, last_step(self.run))
         if self.first <= self.count <= self.last:
-            if not self.failed:
-                self.last_step = last_step(self.run)
             self.failed.append(what)
             raise OSError(self.error, os.strerror(self.error), what)
 
@@ -380,7 +380,7 @@ def test_one_operation_fails(
         assert len(warnings) <= 1, story
         warned += len(warnings)
         assert_whole(run)
-        assert last_step(run) >= disk.last_step, story
+        assert last_step(run) >= disk.newest, story
         if not saved:
             take_up(settings, run)
         assert outcome(run).items() <= whole.items(), story
@@ -421,7 +421,9 @@ def test_all_operations_fail_from_one_on(
         warnings = warnings_in(capsys.readouterr().err)
         assert all(os.strerror(error) in line for line in warnings), story
         assert_whole(run)
-        assert last_step(run) >= disk.last_step, f"{story}: a good checkpoint was lost"
+        # Between the two renames that replace a checkpoint it has no name, nor gets one back.
+        allowed = disk.newest - (disk.failed[0] == "rename")
+        assert last_step(run) >= allowed, f"{story}: a good checkpoint was lost"
         if not saved:
             take_up(settings, run)
             assert digest(run) == whole, story

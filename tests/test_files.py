@@ -19,6 +19,7 @@ from deepcnn.files import (
     remove_folder,
     remove_staging,
     replace_file,
+    replace_folder,
 )
 
 CONTENTS = {"weights": bytes(range(256)), "meta.json": b"{}", "empty": b"", "\u00e9.txt": b"accent"}
@@ -180,6 +181,24 @@ def test_a_folder_appears_whole_or_not_at_all(
         seen.append(succeeded)
     assert seen[-1]
     assert len(seen) > 2 * len(NAMES)  # each file is opened and synced, at least
+
+
+@errors
+def test_a_folder_holds_the_old_or_the_new(
+    error: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "step"
+    commit_folder(folder, CONTENTS)
+    held = []
+    for succeeded in outcomes(monkeypatch, error, lambda: replace_folder(folder, {"new": b""})):
+        remove_staging(tmp_path)  # a failing disk may keep what was replaced
+        assert listing(tmp_path) == ["step"]
+        held.append(read_folder(folder))
+        assert held[-1] in ([{"new": b""}] if succeeded else [CONTENTS, {"new": b""}])
+        remove_folder(folder)
+        commit_folder(folder, CONTENTS)
+    assert held[0] == CONTENTS
+    assert held[-1] == {"new": b""}
 
 
 @errors

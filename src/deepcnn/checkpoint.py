@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from deepcnn.errors import NonFiniteError, RunError
-from deepcnn.files import Damaged, commit_folder, read_folder, remove_folder
+from deepcnn.files import Damaged, read_folder, remove_folder, replace_folder
 
 KEPT = 2  # newest checkpoints, beside the best
 SCHEMA = 1
@@ -57,10 +57,8 @@ def save(folder: Path, state: TrainState) -> Path:
     Raises OSError where the disk fails and Damaged where it does not give back what was written.
     """
     place = folder / f"step-{state.step:09d}"
-    if place.exists():
-        remove_folder(place)
     folder.mkdir(parents=True, exist_ok=True)
-    commit_folder(place, _to_files(state))
+    replace_folder(place, _to_files(state))
     _prune(folder, state.best_step)
     return place
 

@@ -9,7 +9,8 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 STAGING_PREFIX = ".tmp-"
@@ -46,7 +47,7 @@ def sync_folder(folder: Path) -> None:
 
 def replace_file(path: Path, content: bytes) -> None:
     """Make `path` hold `content`, or leave what stood there; never anything between."""
-    staging = path.with_name(f"{STAGING_PREFIX}{uuid.uuid4().hex}")
+    staging = _staging_name(path)
     try:
         write_synced(staging, content)
         os.replace(staging, path)
@@ -58,9 +59,35 @@ def replace_file(path: Path, content: bytes) -> None:
 
 def commit_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
     """Make `folder` appear with all of `contents` (file name -> bytes) and a manifest of their
-    SHA-256, or not at all. What is on the disk is read back before the folder gets its name.
+    SHA-256, or not at all. Raises OSError where something of that name holds files already.
     """
-    staging = folder.with_name(f"{STAGING_PREFIX}{uuid.uuid4().hex}")
+    with _staged(folder, contents) as staging:
+        os.rename(staging, folder)
+
+
+def replace_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
+    """Like `commit_folder`, but what stood there goes once the new folder has its name, not before.
+
+    Killed between the two renames it leaves neither under that name; a failing disk leaves the old.
+    """
+    if not folder.exists():
+        commit_folder(folder, contents)
+        return
+    former = _staging_name(folder)
+    with _staged(folder, contents) as staging:
+        os.rename(folder, former)
+        try:
+            os.rename(staging, folder)
+        except BaseException:
+            os.rename(former, folder)
+            raise
+    shutil.rmtree(former, ignore_errors=True)
+
+
+@contextmanager
+def _staged(folder: Path, contents: Mapping[str, bytes]) -> Iterator[Path]:
+    """A folder beside `folder` with `contents`, forced to the disk and read back, to be renamed."""
+    staging = _staging_name(folder)
     try:
         os.mkdir(staging)
         for name, content in contents.items():
@@ -68,7 +95,7 @@ def commit_folder(folder: Path, contents: Mapping[str, bytes]) -> None:
         write_synced(staging / MANIFEST, _manifest(contents))
         sync_folder(staging)
         read_folder(staging)
-        os.rename(staging, folder)
+        yield staging
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
@@ -98,7 +125,7 @@ def read_folder(folder: Path) -> dict[str, bytes]:
 
 def remove_folder(folder: Path) -> None:
     """Remove `folder`; it loses its final name first, so that no half-removed folder keeps it."""
-    doomed = folder.with_name(f"{STAGING_PREFIX}{uuid.uuid4().hex}")
+    doomed = _staging_name(folder)
     os.rename(folder, doomed)
     shutil.rmtree(doomed, ignore_errors=True)
 
@@ -110,6 +137,11 @@ def remove_staging(folder: Path) -> None:
             shutil.rmtree(leftover, ignore_errors=True)
         else:
             leftover.unlink(missing_ok=True)
+
+
+def _staging_name(path: Path) -> Path:
+    """A fresh name beside `path`, one that `remove_staging` knows."""
+    return path.with_name(f"{STAGING_PREFIX}{uuid.uuid4().hex}")
 
 
 def _manifest(contents: Mapping[str, bytes]) -> bytes:
