@@ -433,6 +433,17 @@ def test_change_that_no_checkpoint_survives_is_refused(
     assert digest(run) == twin.digest
 
 
+def test_fewer_epochs_than_were_made_are_refused(
+    twins: Callable[[str], Twin], tmp_path: Path
+) -> None:
+    twin = twins("sgd, average 0.9, pieces 1")
+    run = halted(twin, tmp_path / "run")
+    with pytest.raises(RunError, match=rf"at update {MIDDLE} already, more than the 8 of"):
+        train_here(twin.settings | {"train.epochs": 1}, run, accept_change=True)
+    train_here(twin.settings, run)
+    assert digest(run) == twin.digest
+
+
 def test_average_that_is_begun_late_begins_with_the_weights_so_far(
     twins: Callable[[str], Twin], tmp_path: Path
 ) -> None:

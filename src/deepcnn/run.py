@@ -110,20 +110,26 @@ def begin(config: Config, folder: Path, cache: Path, accept_change: bool) -> Run
         changes += _changed_conditions(folder, then, now, accept_change)
     else:
         policy, origin = _choose_policy(config, splits, cache, display)
-    if changes or not begun:
-        facts = {"policy": asdict(policy), "policy_origin": origin, "accepted_changes": changes}
-        conditions = {"machine": machine(policy.device), "data_fingerprint": fingerprint}
-        runlog.begin(folder, config, facts | conditions)
     policy.apply()
     state = begin_state(config, splits, policy)
     _announce(display, config, splits, policy, origin, state)
     _restore(folder / "checkpoints", state, display)
     log = runlog.EventLog(folder, state.events)
     run = Run(folder, config, policy, splits, state, display, log)
+    total = config.train.epochs * len(run.slices())
+    if state.step > total:
+        raise RunError(
+            f"{folder} is at update {state.step} already, more than the {total} of train.epochs "
+            f"{config.train.epochs}: give more epochs, or another --out"
+        )
     if not 0 <= state.step - state.epoch * len(run.slices()) <= len(run.slices()):
         raise RunError(
             f"{folder} was begun with another number of training images; give another --out"
         )
+    if changes or not begun:
+        facts = {"policy": asdict(policy), "policy_origin": origin, "accepted_changes": changes}
+        conditions = {"machine": machine(policy.device), "data_fingerprint": fingerprint}
+        runlog.begin(folder, config, facts | conditions)
     return run
 
 
