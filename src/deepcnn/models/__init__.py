@@ -1,5 +1,6 @@
 """The networks by name, and what can be asked of any of them."""
 
+from bisect import bisect_left
 from collections.abc import Callable
 
 import torch
@@ -48,8 +49,7 @@ def check_input(name: str, num_classes: int, in_channels: int, side: int, pad: i
         model = network(num_classes, in_channels).eval()
     if accepts(model, in_channels, side):
         return
-    legal = [n for n in range(1, LARGEST_SIDE + 1) if accepts(model, in_channels, n)]
-    smallest, largest = legal[0], legal[-1]
+    smallest, largest = _legal_sides(model, in_channels)
     wanted = (
         f"images of at least {smallest}x{smallest} pixels"
         if largest == LARGEST_SIDE
@@ -61,6 +61,16 @@ def check_input(name: str, num_classes: int, in_channels: int, side: int, pad: i
         f"{name} cannot take {side}x{side} images; it takes {wanted}. "
         f"Resize them with --data.size {nearest - 2 * pad}{padded}."
     )
+
+
+def _legal_sides(model: nn.Module, in_channels: int) -> tuple[int, int]:
+    """The smallest and the largest side up to LARGEST_SIDE that a model takes."""
+    sides = range(1, LARGEST_SIDE + 1)
+    if accepts(model, in_channels, LARGEST_SIDE):  # then only too small an image is refused
+        first = bisect_left(sides, True, key=lambda side: accepts(model, in_channels, side))
+        return sides[first], LARGEST_SIDE
+    legal = [side for side in sides if accepts(model, in_channels, side)]
+    return legal[0], legal[-1]
 
 
 def num_parameters(model: nn.Module) -> int:
