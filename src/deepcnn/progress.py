@@ -54,10 +54,11 @@ class Display:
 
     def say(self, line: str) -> None:
         """Print a line above the bar, as it is."""
-        if self.bar:
-            self.console.print(line, markup=False, highlight=False, soft_wrap=True)
-        else:
+        if not self.bar:
             _print(line)
+            return
+        with suppress(OSError):
+            self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def reported(items: Iterable[T], total: int, what: str) -> Iterator[T]:

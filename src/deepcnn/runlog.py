@@ -51,9 +51,9 @@ def opened(run: Path) -> Iterator[None]:
                 remove_staging(folder)
         yield
     finally:
-        lock.release()
         if untouched and not is_begun(run):
             _remove_unused(run, missing)
+        lock.release()
 
 
 def begin(run: Path, config: Config, machine: Mapping[str, Any]) -> None:
@@ -113,8 +113,8 @@ def _read_json(path: Path) -> Any:
 
 def _not_ours(path: Path, error: Exception) -> RunError:
     return RunError(
-        f"{path} is not what `deepcnn train` wrote ({error}): give another --out, or remove it "
-        "to begin anew"
+        f"{path} is not what `deepcnn train` wrote ({error}): give another --out, or remove "
+        f"{path.parent} to begin anew"
     )
 
 
