@@ -39,6 +39,7 @@ from deepcnn import cli, evaluate, files, models, report, runlog
 from deepcnn.config import Config
 from deepcnn.data import catalog
 from deepcnn.data.loader import Source
+from deepcnn.models.card import Card, Landmark
 from deepcnn.recipes import RECIPES
 from deepcnn.settings import override
 from deepcnn.train import fit
@@ -87,6 +88,9 @@ class Mini(nn.Module):
         return logits  # N num_classes
 
 
+MINI = Landmark(Mini, Card("for tests", 2026, "none", (1, 12), NUM_CLASSES))
+
+
 def write_images(folder: Path, num_train: int = 96, num_test: int = 24, side: int = 12) -> Path:
     """Write a data set in the IDX layout: in noise a bright band, at a height that is the class."""
     folder.mkdir(parents=True)
@@ -128,7 +132,7 @@ def train_here(settings: Mapping[str, object], run: Path, accept_change: bool = 
 def prepared() -> Iterator[None]:
     """Know the small network, and save time: draw no picture, and do not ask git for the commit."""
     with (
-        mock.patch.dict(models.MODELS, {"mini": Mini}),
+        mock.patch.dict(models.MODELS, {"mini": MINI}),
         mock.patch.object(report, "learning_curve", no_picture),
         mock.patch.object(runlog, "_commit", lambda: None),
     ):
@@ -412,7 +416,7 @@ def server() -> Server:
 def serve(channel: socket.socket) -> None:
     """Fork a keeper for every connection that is handed over, until the channel closes."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for keepers
-    models.MODELS["mini"] = Mini
+    models.MODELS["mini"] = MINI
     warm_up()
     while True:
         _, descriptors, _, _ = socket.recv_fds(channel, 1, 1)

@@ -28,7 +28,7 @@ PREPROCESS = Preprocess(1, 28, 2, (0.1307,), (1 / 3,))
 def network(name: str = "lenet", channels: int = 1) -> nn.Module:
     """With weights, and batch statistics where it has them, that are not those it starts with."""
     torch.manual_seed(0)
-    model = models.build(name, len(CLASSES), channels)
+    model = models.build(name, len(CLASSES), channels, 28)
     with torch.no_grad():
         for tensor in model.state_dict().values():
             tensor.add_(torch.rand(tensor.shape).to(tensor.dtype))

@@ -102,9 +102,9 @@ def test_normalisation_keeps_one_and_zero(name: str) -> None:
 @pytest.mark.parametrize("name", ["lenet", "compact"])
 def test_every_weight_of_a_network_is_redrawn(name: str, init: str) -> None:
     torch.manual_seed(3)
-    before = MODELS[name](10, 1)
+    before = MODELS[name].build(10, 1, 28)
     torch.manual_seed(3)
-    after = build(name, 10, 1, init)
+    after = build(name, 10, 1, 28, init)
     for (key, old), new in zip(before.named_parameters(), after.parameters(), strict=True):
         if old.dim() > 1:
             assert not torch.equal(old, new), key

@@ -41,7 +41,7 @@ def one_thread() -> Iterator[None]:
 def made_up(channels: int, size: int = SIDE, pad: int = 0) -> Artefact:
     """A network with random weights that tells the images of `noise` apart."""
     torch.manual_seed(channels)
-    model = models.build("compact", len(CLASSES), channels).eval()
+    model = models.build("compact", len(CLASSES), channels, 28).eval()
     for layer in model.modules():
         if isinstance(layer, nn.BatchNorm2d):
             nn.init.uniform_(layer.running_mean, -0.5, 0.5)

@@ -91,6 +91,8 @@ def _build(files: Mapping[str, bytes], folder: Path) -> Artefact:
         tuple(facts["mean"]),
         tuple(facts["std"]),
     )
-    model = models.build(meta["model"], len(meta["classes"]), preprocess.channels)
+    model = models.build(
+        meta["model"], len(meta["classes"]), preprocess.channels, preprocess.input_size
+    )
     model.load_state_dict(safetensors.torch.load(files["weights.safetensors"]))
     return Artefact(model, preprocess, tuple(meta["classes"]), meta)

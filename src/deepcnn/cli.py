@@ -280,9 +280,9 @@ def models() -> None:
     from deepcnn.models import MODELS, num_parameters
 
     with torch.device("meta"):
-        for name, network in MODELS.items():
-            first_line = (inspect.getdoc(network) or "").splitlines()[0]
-            print(f"{name:<16}{num_parameters(network(10, 1)):>12,}  {first_line}")
+        for name, landmark in MODELS.items():
+            model = landmark.build(10, 1, landmark.card.input[1])
+            print(f"{name:<16}{num_parameters(model):>12,}  {landmark.card.title}")
 
 
 @app.command

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from deepcnn import checkpoint, interrupt, models, runlog
 from deepcnn.checkpoint import TrainState
@@ -136,8 +137,7 @@ def begin(config: Config, folder: Path, cache: Path, accept_change: bool) -> Run
 def begin_state(config: Config, splits: Splits, policy: Policy) -> TrainState:
     """The first weights, a pure function of the seed, and a fresh optimiser."""
     torch.manual_seed(mix(config.train.seed, "weights"))
-    classes, channels = len(splits.train.classes), splits.train.num_channels
-    model = policy.place(models.build(config.model.name, classes, channels, config.model.init))
+    model = policy.place(_build(config, splits))
     device_type = torch.device(policy.device).type
     return TrainState(
         model=model,
@@ -147,9 +147,16 @@ def begin_state(config: Config, splits: Splits, policy: Policy) -> TrainState:
     )
 
 
+def _build(config: Config, splits: Splits) -> nn.Module:
+    classes, preprocess = len(splits.train.classes), splits.preprocess
+    return models.build(
+        config.model.name, classes, preprocess.channels, preprocess.input_size, config.model.init
+    )
+
+
 def _check_names(config: Config) -> None:
     """Refuse what is not there before any data set is fetched and read."""
-    look_up("model", config.model.name, models.MODELS)
+    models.find(config.model.name)
     look_up("initialiser", config.model.init, models.INITIALIZERS)
     find_device(config.hardware.device)
 
@@ -177,7 +184,7 @@ def _choose_policy(
     return choose_policy(
         config.hardware,
         f"{config.model.name} {classes}",
-        lambda: models.build(config.model.name, classes, channels, config.model.init),
+        lambda: _build(config, splits),
         (config.train.batch_size, channels, side, side),
         cache,
         display.say,

@@ -213,8 +213,8 @@ def finish(run: Run) -> dict[str, Any]:
 
 def final_model(run: Run) -> nn.Module:
     """A copy of the model with its final weights: the one in training stays as it is."""
-    classes, channels = len(run.splits.train.classes), run.splits.train.num_channels
-    model = models.build(run.config.model.name, classes, channels)
+    classes, preprocess = len(run.splits.train.classes), run.splits.preprocess
+    model = models.build(run.config.model.name, classes, preprocess.channels, preprocess.input_size)
     model.load_state_dict(run.state.final_weights())
     return run.policy.place(model)
 

@@ -8,32 +8,40 @@ from torch import nn
 
 from deepcnn.errors import ConfigError, look_up
 from deepcnn.models.alexnet import AlexNetD2L, AlexNetGluon, AlexNetSlides
+from deepcnn.models.card import Card, Landmark
+from deepcnn.models.cards import compact as compact_card
+from deepcnn.models.cards import texts
 from deepcnn.models.compact import Compact
 from deepcnn.models.init import INITIALIZERS
 from deepcnn.models.lenet import LeNet
 
-__all__ = ["INITIALIZERS", "MODELS", "build", "check_input", "num_parameters"]
+__all__ = ["INITIALIZERS", "MODELS", "Card", "build", "check_input", "find", "num_parameters"]
 
-# name: (num_classes, in_channels) -> network
-MODELS: dict[str, Callable[[int, int], nn.Module]] = {
-    "lenet": LeNet,
-    "alexnet-d2l": AlexNetD2L,
-    "alexnet-gluon": AlexNetGluon,
-    "alexnet-slides": AlexNetSlides,
-    "compact": Compact,
+MODELS: dict[str, Landmark] = {
+    "lenet": Landmark(LeNet, texts.LENET),
+    "alexnet-d2l": Landmark(AlexNetD2L, texts.ALEXNET_D2L),
+    "alexnet-gluon": Landmark(AlexNetGluon, texts.ALEXNET_GLUON),
+    "alexnet-slides": Landmark(AlexNetSlides, texts.ALEXNET_SLIDES),
+    "compact": Landmark(Compact, compact_card.COMPACT),
 }
 
 LARGEST_SIDE = 512  # pixels; sides beyond this are not searched when suggesting one
 
 
-def build(name: str, num_classes: int, in_channels: int, init: str = "default") -> nn.Module:
-    """Return the named network, its weights drawn from torch's global generator.
+def find(name: str) -> Landmark:
+    """The named network; raises ConfigError with the nearest name for an unknown one."""
+    return look_up("model", name, MODELS)
+
+
+def build(
+    name: str, num_classes: int, in_channels: int, side: int, init: str = "default"
+) -> nn.Module:
+    """Return the named network for side x side images, weights from torch's global generator.
 
     Raises ConfigError for an unknown model or initialiser.
     """
-    network = look_up("model", name, MODELS)
     initialize = look_up("initialiser", init, INITIALIZERS)
-    model = network(num_classes, in_channels)
+    model = find(name).build(num_classes, in_channels, side)
     initialize(model)
     return model
 
@@ -44,12 +52,14 @@ def check_input(name: str, num_classes: int, in_channels: int, side: int, pad: i
 
     Runs on the meta device, which computes shapes only: no weights are drawn, no memory is used.
     """
-    network = look_up("model", name, MODELS)
-    with torch.device("meta"):
-        model = network(num_classes, in_channels).eval()
-    if accepts(model, in_channels, side):
+    landmark = find(name)
+
+    def legal(side: int) -> bool:
+        return accepts(landmark, num_classes, in_channels, side)
+
+    if legal(side):
         return
-    smallest, largest = _legal_sides(model, in_channels)
+    smallest, largest = _legal_range(legal)
     wanted = (
         f"images of at least {smallest}x{smallest} pixels"
         if largest == LARGEST_SIDE
@@ -63,14 +73,13 @@ def check_input(name: str, num_classes: int, in_channels: int, side: int, pad: i
     )
 
 
-def _legal_sides(model: nn.Module, in_channels: int) -> tuple[int, int]:
-    """The smallest and the largest side up to LARGEST_SIDE that a model takes."""
+def _legal_range(legal: Callable[[int], bool]) -> tuple[int, int]:
+    """The smallest and the largest side up to LARGEST_SIDE that a network takes."""
     sides = range(1, LARGEST_SIDE + 1)
-    if accepts(model, in_channels, LARGEST_SIDE):  # then only too small an image is refused
-        first = bisect_left(sides, True, key=lambda side: accepts(model, in_channels, side))
-        return sides[first], LARGEST_SIDE
-    legal = [side for side in sides if accepts(model, in_channels, side)]
-    return legal[0], legal[-1]
+    if legal(LARGEST_SIDE):  # then only too small an image is refused
+        return sides[bisect_left(sides, True, key=legal)], LARGEST_SIDE
+    found = [side for side in sides if legal(side)]
+    return found[0], found[-1]
 
 
 def num_parameters(model: nn.Module) -> int:
@@ -78,12 +87,12 @@ def num_parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
-def accepts(model: nn.Module, in_channels: int, side: int) -> bool:
-    """Whether a model on the meta device runs on one side x side image."""
-    image = torch.empty(1, in_channels, side, side, device="meta")
-    try:
-        with torch.no_grad():
-            model(image)
-    except RuntimeError:  # torch's answer to a map too small to pool or too large for a dense layer
-        return False
+def accepts(landmark: Landmark, num_classes: int, in_channels: int, side: int) -> bool:
+    """Whether a network can be built for one side x side image and runs on it."""
+    with torch.device("meta"), torch.no_grad():
+        image = torch.empty(1, in_channels, side, side)
+        try:
+            landmark.build(num_classes, in_channels, side).eval()(image)
+        except RuntimeError:  # torch's answer to a map too small to pool or too large for a layer
+            return False
     return True

@@ -1,0 +1,1 @@
+"""Cards of the networks, a module for each family; constants only."""
