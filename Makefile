@@ -16,7 +16,7 @@ check: .venv/installed-dev
 	$(BIN)/mypy
 	$(BIN)/pytest -q tests/test_structure.py
 
-# Many repetitions of each fault: kills, signals, torn and failing disks. About an hour.
+# Many repetitions of each fault: kills, signals, torn and failing disks. Some minutes.
 soak: .venv/installed-dev
 	$(BIN)/pytest -m soak --timeout 7200
 
