@@ -247,7 +247,8 @@ def _training_step(
     def step() -> None:
         torch.set_num_threads(policy.threads)
         with policy.autocast():
-            logits = model(images)
+            outputs = model(images)
+            logits = outputs[0] if isinstance(outputs, tuple) else outputs
         F.cross_entropy(logits.float(), labels).backward()  # type: ignore[no-untyped-call]
         if policy.device.startswith("cuda"):
             torch.cuda.synchronize()

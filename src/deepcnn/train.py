@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -120,8 +120,13 @@ def forward(run: Run, batch: Batch) -> tuple[Tensor, Tensor]:
     """The mean loss of a batch with its penalties, and the logits N K in fp32."""
     config, model = run.config, run.state.model
     with run.policy.autocast():
-        logits = model(run.policy.arrange(batch.images)).float()
-    loss = F.cross_entropy(logits, batch.labels, label_smoothing=config.train.label_smoothing)
+        outputs = model(run.policy.arrange(batch.images))
+    logits, *auxiliary = outputs if isinstance(outputs, tuple) else (outputs,)
+    logits, smoothing = logits.float(), config.train.label_smoothing
+    loss = F.cross_entropy(logits, batch.labels, label_smoothing=smoothing)
+    for head in auxiliary:  # as in GoogLeNet: classifiers half-way, in training only
+        head_loss = F.cross_entropy(head.float(), batch.labels, label_smoothing=smoothing)
+        loss = loss + cast(float, model.auxiliary_weight) * head_loss
     if config.optim.l1:
         loss = loss + config.optim.l1 * l1_norm(model)
     return loss, logits
