@@ -7,19 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from deepcnn import checkpoint, interrupt, models, runlog
 from deepcnn.checkpoint import TrainState
 from deepcnn.config import Config
 from deepcnn.data.images import ImageSet
-from deepcnn.data.loader import Source, batch_slices, source
+from deepcnn.data.loader import Source, batch_slices, order, source
 from deepcnn.data.splits import Splits, load_splits
 from deepcnn.device import Policy, choose_policy, find_device, machine, mix
-from deepcnn.errors import ConfigError, NonFiniteError, RunError, look_up
+from deepcnn.errors import ConfigError, NonFiniteError, RunError
 from deepcnn.files import Damaged
 from deepcnn.optim import make_optimizer, tensors
 from deepcnn.progress import Display
+
+IMAGES_TO_INITIALIZE = 64
 
 # What a checkpoint holds, and its place in an epoch, mean nothing under other values of these.
 UNCHANGEABLE = tuple(
@@ -137,7 +139,9 @@ def begin(config: Config, folder: Path, cache: Path, accept_change: bool) -> Run
 def begin_state(config: Config, splits: Splits, policy: Policy) -> TrainState:
     """The first weights, a pure function of the seed, and a fresh optimiser."""
     torch.manual_seed(mix(config.train.seed, "weights"))
-    model = policy.place(_build(config, splits))
+    model = _build(config, splits)
+    models.initialize(model, config.model.init, lambda: _first_images(config, splits))
+    model = policy.place(model)
     device_type = torch.device(policy.device).type
     return TrainState(
         model=model,
@@ -149,15 +153,19 @@ def begin_state(config: Config, splits: Splits, policy: Policy) -> TrainState:
 
 def _build(config: Config, splits: Splits) -> nn.Module:
     classes, preprocess = len(splits.train.classes), splits.preprocess
-    return models.build(
-        config.model.name, classes, preprocess.channels, preprocess.input_size, config.model.init
-    )
+    return models.build(config.model.name, classes, preprocess.channels, preprocess.input_size)
+
+
+def _first_images(config: Config, splits: Splits) -> Tensor:
+    """Training images, as the network gets them, for an initialiser that goes by data."""
+    indices = order(config.train.seed, 0, len(splits.train))[:IMAGES_TO_INITIALIZE]
+    return source(splits.train, splits.preprocess, torch.device("cpu")).batch(indices).images
 
 
 def _check_names(config: Config) -> None:
     """Refuse what is not there before any data set is fetched and read."""
     models.find(config.model.name)
-    look_up("initialiser", config.model.init, models.INITIALIZERS)
+    models.check_initializer(config.model.init)
     find_device(config.hardware.device)
 
 

@@ -4,7 +4,7 @@ from bisect import bisect_left
 from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from deepcnn.errors import ConfigError, look_up
 from deepcnn.models.alexnet import AlexNetD2L, AlexNetGluon, AlexNetSlides
@@ -12,7 +12,7 @@ from deepcnn.models.card import Card, Landmark
 from deepcnn.models.cards import compact as compact_card
 from deepcnn.models.cards import texts
 from deepcnn.models.compact import Compact
-from deepcnn.models.init import INITIALIZERS
+from deepcnn.models.init import BY_DATA, INITIALIZERS
 from deepcnn.models.lenet import LeNet
 
 __all__ = ["INITIALIZERS", "MODELS", "Card", "build", "check_input", "find", "num_parameters"]
@@ -33,17 +33,26 @@ def find(name: str) -> Landmark:
     return look_up("model", name, MODELS)
 
 
-def build(
-    name: str, num_classes: int, in_channels: int, side: int, init: str = "default"
-) -> nn.Module:
+def build(name: str, num_classes: int, in_channels: int, side: int) -> nn.Module:
     """Return the named network for side x side images, weights from torch's global generator.
 
-    Raises ConfigError for an unknown model or initialiser.
+    Raises ConfigError for an unknown name.
     """
-    initialize = look_up("initialiser", init, INITIALIZERS)
-    model = find(name).build(num_classes, in_channels, side)
-    initialize(model)
-    return model
+    return find(name).build(num_classes, in_channels, side)
+
+
+def initialize(model: nn.Module, name: str, images: Callable[[], Tensor]) -> None:
+    """Draw first weights anew, as named; `images` gives a batch to those that go by data."""
+    check_initializer(name)
+    if name in BY_DATA:
+        BY_DATA[name](model, images())
+    else:
+        INITIALIZERS[name](model)
+
+
+def check_initializer(name: str) -> None:
+    """Raise ConfigError with the nearest name for an unknown initialiser."""
+    look_up("initialiser", name, {**INITIALIZERS, **BY_DATA})
 
 
 def check_input(name: str, num_classes: int, in_channels: int, side: int, pad: int = 0) -> None:

@@ -1,20 +1,23 @@
 """Named ways to draw the first weights of a network.
 
-Each takes a model and overwrites, in place and in module order, the weights and biases of every
-convolution and linear layer, drawing from torch's global generator. Normalisation layers keep
-their scale of 1 and shift of 0. The fans of a convolution count its kernel's elements: fan_in is
-in_channels * height * width, fan_out is out_channels * height * width.
+Each takes a model, and some a batch of images, and overwrites, in place and in module order, the
+weights and biases of every convolution and linear layer, drawing from torch's global generator.
+Normalisation layers keep their scale of 1 and shift of 0. The fans of a convolution count its
+kernel's elements: fan_in is in_channels * height * width, fan_out is out_channels * height * width.
 """
 
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 
 def keep_default(model: nn.Module) -> None:
-    """Keep what PyTorch drew at construction: all uniform within 1 / sqrt(fan_in)."""
+    """Keep what construction drew: as the network's source says, else PyTorch's default, which is
+    uniform within 1 / sqrt(fan_in).
+    """
 
 
 def xavier(model: nn.Module, magnitude: float) -> None:
@@ -35,6 +38,66 @@ def he(model: nn.Module) -> None:
         zero_bias(layer)
 
 
+def glorot_normal(model: nn.Module) -> None:
+    """Glorot and Bengio 2010, as a normal distribution: variance 1 / mean(fan_in, fan_out)."""
+    for layer in weighted_layers(model):
+        nn.init.xavier_normal_(layer.weight)
+        zero_bias(layer)
+
+
+def alexnet(model: nn.Module) -> None:
+    """Krizhevsky et al. 2012, section 5: normal with deviation 0.01; biases 1 in the second, fourth
+    and fifth convolution and the hidden dense layers, by their names there, and 0 elsewhere.
+    """
+    ones = ("conv2", "conv4", "conv5", "dense6", "dense7")
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            nn.init.normal_(layer.weight, std=0.01)
+            zero_bias(layer)
+            if layer.bias is not None and name in ones:
+                nn.init.ones_(layer.bias)
+
+
+def orthogonal(model: nn.Module) -> None:
+    """Saxe et al. 2014: orthonormal rows or columns, a kernel seen as out_channels x the rest."""
+    for layer in weighted_layers(model):
+        nn.init.orthogonal_(layer.weight)
+        zero_bias(layer)
+
+
+def unit_variance(model: nn.Module, images: Tensor) -> None:
+    """Mishkin and Matas 2016: orthogonal, then each layer scaled until the variance of its output
+    on `images` N C H W is 1, from the first layer to the last.
+
+    Biases are 0, so one division is exact. Dropout is off; statistics of batch norms are forgotten.
+    """
+    orthogonal(model)
+
+    def rescale(layer: nn.Conv2d | nn.Linear, _: object, output: Tensor) -> Tensor:
+        deviation = output.std()
+        if not deviation > 0:  # nothing arrives here, so nothing can be scaled
+            return output
+        layer.weight.div_(deviation)
+        return output / deviation
+
+    hooks = [layer.register_forward_hook(rescale) for layer in weighted_layers(model)]
+    was_training = model.training
+    try:
+        model.train()
+        for module in model.modules():
+            if isinstance(module, nn.Dropout):
+                module.eval()
+        with torch.no_grad():
+            model(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._NormBase):
+            module.reset_running_stats()
+    model.train(was_training)
+
+
 def weighted_layers(model: nn.Module) -> Iterator[nn.Conv2d | nn.Linear]:
     """Convolutions and linear layers, in module order."""
     return (layer for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear))
@@ -50,5 +113,10 @@ INITIALIZERS: dict[str, Callable[[nn.Module], None]] = {
     "default": keep_default,
     "xavier": partial(xavier, magnitude=3.0),
     "xavier-2.24": partial(xavier, magnitude=2.24),
+    "glorot": partial(xavier, magnitude=3.0),
+    "glorot-normal": glorot_normal,
     "he": he,
+    "alexnet": alexnet,
+    "orthogonal": orthogonal,
 }
+BY_DATA: dict[str, Callable[[nn.Module, Tensor], None]] = {"unit-variance": unit_variance}
