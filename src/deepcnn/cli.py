@@ -15,7 +15,7 @@ from cyclopts import App, CycloptsError, Parameter, UnknownOptionError, UnusedCl
 from deepcnn import __version__, interrupt
 from deepcnn.config import descriptions
 from deepcnn.errors import ConfigError, DeepcnnError, Interrupted, RunError, look_up
-from deepcnn.files import cache_folder
+from deepcnn.files import cache_folder, replace_file
 from deepcnn.recipes import RECIPES
 from deepcnn.settings import resolve, to_toml
 
@@ -273,16 +273,50 @@ def recipes(name: str | None = None, /) -> None:
 
 
 @app.command
-def models() -> None:
-    """List the networks with their parameters for ten classes of grey images."""
-    import torch
+def models(
+    name: str | None = None,
+    /,
+    *,
+    input: str | None = None,  # noqa: A002
+    classes: int | None = None,
+    svg: Path | None = None,
+    json: Flag = False,
+) -> None:
+    """List the networks, or show one: layer by layer, with what its sources say. Examples:
 
-    from deepcnn.models import MODELS, num_parameters
+    deepcnn models
+    deepcnn models alexnet
+    deepcnn models resnet18 --input 1x28x28 --classes 10 --svg resnet18.svg
+    deepcnn models timm/convnext_tiny
 
-    with torch.device("meta"):
-        for name, landmark in MODELS.items():
-            model = landmark.build(10, 1, landmark.card.input[1])
-            print(f"{name:<16}{num_parameters(model):>12,}  {landmark.card.title}")
+    Parameters
+    ----------
+    name
+        Network to show; also torchvision/NAME and timm/NAME, where these are installed.
+    input
+        Channels, height and width of its images, such as 3x224x224; default as published.
+    classes
+        Number of classes; default as published.
+    svg
+        Draw a picture of it into this file.
+    json
+        Print JSON.
+    """
+    from deepcnn.describe import describe, in_words, list_in_words, parse_shape, summary
+    from deepcnn.models import MODELS
+
+    if not name:
+        if input or classes is not None or svg:
+            raise ConfigError("--input, --classes and --svg need a NAME: deepcnn models NAME ...")
+        rows = [summary(describe(each)) for each in MODELS]
+        print(to_json(rows, ensure_ascii=False) if json else list_in_words(rows))
+        return
+    description = describe(name, parse_shape(input) if input else None, classes)
+    if svg:
+        from deepcnn.diagram import svg as drawn
+
+        _write(svg, drawn(description).encode())
+    print(to_json(description.as_dict(), ensure_ascii=False) if json else in_words(description))
 
 
 @app.command
@@ -353,14 +387,19 @@ def show(
         raise ConfigError(f"--per-class is {per_class}, expected at least 1")
     images = catalog.load(name, split, root)
     path = out or Path(f"{Path(name).name}-{split}.png")
-    sheet = contact_sheet(images, per_class)
-    try:
-        sheet.save(path, format="PNG")
-    except OSError as error:
-        raise RunError(f"cannot write {path}: {error.strerror}; give another --out") from error
+    picture = io.BytesIO()
+    contact_sheet(images, per_class).save(picture, format="PNG")
+    _write(path, picture.getvalue())
     for label, count in zip(images.classes, images.class_counts(), strict=True):
         print(f"{count:>8,}  {label}")
     print(path)
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        replace_file(path, content)
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror}; give another file") from error
 
 
 def _program() -> str:
