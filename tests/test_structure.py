@@ -16,7 +16,8 @@ SOURCE = Path(deepcnn.__file__).parent
 # A module imports from rows above its own only.
 LEVELS = (
     ("__init__", "data", "errors", "files", "metrics"),
-    ("config", "interrupt", "progress", "models.card", "models.stem"),
+    ("config", "interrupt", "progress", "models.card", "models.stem",
+     "models.weights"),
     ("cost", "device", "recipes", "settings", "optim", "models.alexnet", "models.compact", "models.init",
      "models.lenet", "models.cards", "models.cards.compact", "models.cards.texts"),
     ("runlog", "models", "data.augment", "data.decode", "data.download", "data.images",

@@ -92,6 +92,7 @@ class Model(Section):
 
     name: str = setting("compact", "network; `deepcnn models` lists them")
     init: str = setting("default", "initialiser of convolutions and linear layers")
+    weights: str = setting("", "safetensors file to begin with, for this network; none: drawn")
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,7 @@ def begin(config: Config, folder: Path, cache: Path, accept_change: bool) -> Run
     else:
         policy, origin = _choose_policy(config, splits, cache, display)
     policy.apply()
-    state = begin_state(config, splits, policy)
+    state = begin_state(config, splits, policy, display)
     _announce(display, config, splits, policy, origin, state)
     _restore(folder / "checkpoints", state, display)
     log = runlog.EventLog(folder, state.events)
@@ -136,11 +136,14 @@ def begin(config: Config, folder: Path, cache: Path, accept_change: bool) -> Run
     return run
 
 
-def begin_state(config: Config, splits: Splits, policy: Policy) -> TrainState:
-    """The first weights, a pure function of the seed, and a fresh optimiser."""
+def begin_state(config: Config, splits: Splits, policy: Policy, display: Display) -> TrainState:
+    """The first weights, a pure function of the seed or those of a file, and a fresh optimiser."""
     torch.manual_seed(mix(config.train.seed, "weights"))
     model = _build(config, splits)
     models.initialize(model, config.model.init, lambda: _first_images(config, splits))
+    if config.model.weights:
+        for note in models.load_weights(model, Path(config.model.weights)):
+            display.say(note)
     model = policy.place(model)
     device_type = torch.device(policy.device).type
     return TrainState(

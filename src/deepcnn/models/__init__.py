@@ -14,8 +14,12 @@ from deepcnn.models.cards import texts
 from deepcnn.models.compact import Compact
 from deepcnn.models.init import BY_DATA, INITIALIZERS
 from deepcnn.models.lenet import LeNet
+from deepcnn.models.weights import load_weights
 
-__all__ = ["INITIALIZERS", "MODELS", "Card", "build", "check_input", "find", "num_parameters"]
+__all__ = [
+    "INITIALIZERS", "MODELS", "Card", "build", "check_initializer", "check_input", "find",
+    "initialize", "load_weights", "num_parameters",
+]  # fmt: skip
 
 MODELS: dict[str, Landmark] = {
     "lenet": Landmark(LeNet, texts.LENET),
