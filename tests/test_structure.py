@@ -17,8 +17,9 @@ SOURCE = Path(deepcnn.__file__).parent
 LEVELS = (
     ("__init__", "data", "errors", "files", "metrics"),
     ("config", "interrupt", "progress", "models.card", "models.stem",
-     "models.weights"),
-    ("cost", "device", "recipes", "settings", "optim", "models.alexnet", "models.compact", "models.init",
+     "models.weights", "models.lrn", "models.pool"),
+    ("cost", "device", "recipes", "settings", "optim", "models.alexnet", "models.alexnet_texts",
+     "models.cards.alexnet", "models.compact", "models.init",
      "models.lenet", "models.cards", "models.cards.compact", "models.cards.texts"),
     ("runlog", "models", "data.augment", "data.decode", "data.download", "data.images",
      "data.preprocess"),

@@ -7,9 +7,17 @@ import torch
 from torch import Tensor, nn
 
 from deepcnn.errors import ConfigError, look_up
-from deepcnn.models.alexnet import AlexNetD2L, AlexNetGluon, AlexNetSlides
+from deepcnn.models.alexnet import (
+    AlexNet,
+    AlexNetHalf,
+    AlexNetOneTower,
+    AlexNetOWT,
+    AlexNetReleased,
+)
+from deepcnn.models.alexnet_texts import AlexNetD2L, AlexNetGluon, AlexNetSlides
 from deepcnn.models.card import Card, Landmark
-from deepcnn.models.cards import compact as compact_card
+from deepcnn.models.cards import alexnet as alexnet_cards
+from deepcnn.models.cards import compact as compact_cards
 from deepcnn.models.cards import texts
 from deepcnn.models.compact import Compact
 from deepcnn.models.init import BY_DATA, INITIALIZERS
@@ -23,10 +31,15 @@ __all__ = [
 
 MODELS: dict[str, Landmark] = {
     "lenet": Landmark(LeNet, texts.LENET),
+    "alexnet": Landmark(AlexNet, alexnet_cards.ALEXNET, takes_side=True),
+    "alexnet-released": Landmark(AlexNetReleased, alexnet_cards.RELEASED, takes_side=True),
+    "alexnet-one-tower": Landmark(AlexNetOneTower, alexnet_cards.ONE_TOWER, takes_side=True),
+    "alexnet-half": Landmark(AlexNetHalf, alexnet_cards.HALF, takes_side=True),
+    "alexnet-owt": Landmark(AlexNetOWT, alexnet_cards.OWT, takes_side=True),
     "alexnet-d2l": Landmark(AlexNetD2L, texts.ALEXNET_D2L),
     "alexnet-gluon": Landmark(AlexNetGluon, texts.ALEXNET_GLUON),
     "alexnet-slides": Landmark(AlexNetSlides, texts.ALEXNET_SLIDES),
-    "compact": Landmark(Compact, compact_card.COMPACT),
+    "compact": Landmark(Compact, compact_cards.COMPACT),
 }
 
 LARGEST_SIDE = 512  # pixels; sides beyond this are not searched when suggesting one
