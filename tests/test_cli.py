@@ -44,7 +44,7 @@ COMMANDS = {
     "evaluate": "RUN --split --data --root --device --json",
     "predict": "RUN IMAGES --top --json",
     "recipes": "NAME",
-    "models": "",
+    "models": "NAME --input --classes --svg --json",
     "settings": "",
     "data list": "",
     "data fetch": "NAME --root",

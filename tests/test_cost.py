@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from deepcnn import cost
 from deepcnn.models import MODELS
@@ -57,6 +58,18 @@ def test_a_layer_called_again_costs_work_but_no_parameters() -> None:
     assert (whole.name, whole.parameters) == ("", 3)  # what it holds beside its layers
 
 
+@pytest.mark.parametrize("name", ["lenet", "alexnet", "vgg16", "googlenet", "resnet50"])
+def test_products_are_those_that_torch_counts(name: str) -> None:
+    landmark = MODELS[name]
+    channels, side = landmark.card.input
+    with torch.device("meta"):
+        model = landmark.build(landmark.card.classes, channels, side)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model.eval()(torch.empty(1, channels, side, side))
+    table = cost.layers(model, (channels, side, side))
+    assert 2 * cost.multiply_adds(table) == counter.get_total_flops()
+
+
 def test_nothing_is_left_behind_on_the_model() -> None:
     with torch.device("meta"):
         model = MODELS["compact"].build(10, 1, 28)
@@ -77,11 +90,14 @@ def test_shapes_that_the_text_prints_for_alexnet() -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["lenet", "alexnet-d2l", "compact"])
+@pytest.mark.parametrize("name", MODELS)
 def test_the_table_holds_all_parameters(name: str) -> None:
     landmark = MODELS[name]
     channels, side = landmark.card.input
     with torch.device("meta"):
         model = landmark.build(10, channels, side)
     table = cost.layers(model, (channels, side, side))
-    assert sum(layer.parameters for layer in table) == sum(p.numel() for p in model.parameters())
+    counted = sum(layer.parameters for layer in table)
+    if name == "googlenet":  # its heads are for training only
+        counted += sum(p.numel() for key, p in model.named_parameters() if key.startswith("head"))
+    assert counted == sum(p.numel() for p in model.parameters())

@@ -304,12 +304,18 @@ def models(
     """
     from deepcnn.describe import describe, in_words, list_in_words, parse_shape, summary
     from deepcnn.models import MODELS
+    from deepcnn.progress import reported
 
     if not name:
         if input or classes is not None or svg:
             raise ConfigError("--input, --classes and --svg need a NAME: deepcnn models NAME ...")
-        rows = [summary(describe(each)) for each in MODELS]
-        print(to_json(rows, ensure_ascii=False) if json else list_in_words(rows))
+        if json:
+            counted = reported(MODELS, len(MODELS), "counting")
+            rows = [summary(describe(each)) for each in counted]
+            print(to_json(rows, ensure_ascii=False))
+            return
+        for line in list_in_words():
+            print(line, flush=True)
         return
     description = describe(name, parse_shape(input) if input else None, classes)
     if svg:

@@ -3,11 +3,10 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 BYTES = 4  # of a number in fp32
 
@@ -20,7 +19,7 @@ class Layer:
     kind: str
     output: tuple[int, ...]  # without the batch: C H W, or features
     parameters: int  # trained ones; 0 where a layer is called again
-    multiply_adds: int  # of convolutions and matrix products; sums, norms and activations are free
+    multiply_adds: int  # of products with weights; sums, norms and activations are free
 
     @property
     def activations(self) -> int:
@@ -54,34 +53,47 @@ def neurons(table: list[Layer]) -> int:
     return sum(layer.activations for layer in table if layer.multiply_adds)
 
 
+def work(layer: nn.Module, output: Tensor) -> int:
+    """Multiply-adds of one call of a layer, from the output that it gave.
+
+    A convolution multiplies a kernel with every window, a dense layer a row with every input; other
+    layers with products of their own say how many in a method of this name.
+    """
+    if isinstance(layer, nn.Conv2d):
+        return output.numel() * layer.weight[0].numel()
+    if isinstance(layer, nn.Linear):
+        return output.numel() * layer.in_features
+    return layer.multiply_adds(output) if isinstance(layer, HasWork) else 0
+
+
+@runtime_checkable
+class HasWork(Protocol):
+    """A layer that knows its multiply-adds."""
+
+    def multiply_adds(self, output: Tensor) -> int:
+        """How many a call took that gave this output."""
+
+
 @contextmanager
 def _recorded(model: nn.Module) -> Iterator[list[Layer]]:
     """Collect a `Layer` for every call of a leaf while the block runs."""
     found: list[Layer] = []
     seen: set[nn.Module] = set()
-    counter: FlopCounterMode = FlopCounterMode(display=False)
-    before: list[int] = []  # of the leaf being called
 
-    def enter(*_: Any) -> None:
-        before.append(counter.get_total_flops())
-
-    def leave(name: str, module: nn.Module, output: Any) -> None:
-        flops = counter.get_total_flops() - before.pop()
+    def record(name: str, module: nn.Module, output: Any) -> None:
         if not isinstance(output, Tensor) or isinstance(module, nn.Identity):
             return
         own = 0 if module in seen else sum(p.numel() for p in module.parameters(recurse=False))
         seen.add(module)
-        found.append(Layer(name, type(module).__name__, tuple(output.shape[1:]), own, flops // 2))
+        shape = tuple(output.shape[1:])
+        found.append(Layer(name, type(module).__name__, shape, own, work(module, output)))
 
-    handles = []
-    for name, module in _leaves(model):
-        handles.append(module.register_forward_pre_hook(enter))
-        handles.append(
-            module.register_forward_hook(lambda m, _, out, name=name: leave(name, m, out))
-        )
+    handles = [
+        module.register_forward_hook(lambda m, _, output, name=name: record(name, m, output))
+        for name, module in _leaves(model)
+    ]
     try:
-        with counter:
-            yield found
+        yield found
     finally:
         for handle in handles:
             handle.remove()

@@ -1,7 +1,9 @@
 """Pages about networks: the list of all, and one of them layer by layer beside its sources."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -11,6 +13,7 @@ from deepcnn.errors import ConfigError
 from deepcnn.models.card import Card
 
 LARGEST_INPUT = 4_096  # pixels, as for data.size
+PAPER_WIDTH = 60  # columns of a line in the list
 SHAPE = re.compile(r"(\d{1,4})x(\d{1,4})x(\d{1,4})")
 
 
@@ -66,7 +69,8 @@ def describe(
                           f"{channels}x{height}x{height}")  # fmt: skip
     if classes < 1:
         raise ConfigError(f"the number of classes is {classes}, expected at least 1")
-    models.check_input(name, classes, channels, height)
+    if shape or name not in models.MODELS:  # a network of the table takes what its card says
+        models.check_input(name, classes, channels, height)
     with torch.device("meta"):
         model = landmark.build(classes, channels, height)
     shape = (channels, height, width)
@@ -98,16 +102,17 @@ def summary(description: Description) -> dict[str, Any]:
     }
 
 
-def list_in_words(rows: list[dict[str, Any]]) -> str:
-    """The networks as published, a line each."""
-    width = max(len(row["name"]) for row in rows)
-    lines = [f"{'name':<{width}}  year   parameters  multiply-adds  input      paper"]
-    lines += [
-        f"{row['name']:<{width}}  {row['year']:<4}  {row['parameters']:>11,}  "
-        f"{scaled(row['multiply_adds']):>13}  {row['input']:<9}  {row['paper']}"
-        for row in rows
-    ]
-    return "\n".join(lines)
+def list_in_words() -> Iterator[str]:
+    """The networks as published, a line each, as they are counted."""
+    width = max(map(len, models.MODELS))
+    yield f"{'name':<{width}}  year   parameters  multiply-adds  input      paper"
+    for name in models.MODELS:
+        row = summary(describe(name))
+        paper = shorten(row["paper"], PAPER_WIDTH, placeholder=" ...")
+        yield (
+            f"{row['name']:<{width}}  {row['year']:<4}  {row['parameters']:>11,}  "
+            f"{scaled(row['multiply_adds']):>13}  {row['input']:<9}  {paper}"
+        )
 
 
 def in_words(description: Description) -> str:

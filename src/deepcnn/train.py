@@ -129,7 +129,8 @@ def forward(run: Run, batch: Batch) -> tuple[Tensor, Tensor]:
         loss = loss + cast(float, model.auxiliary_weight) * head_loss
     if config.optim.l1:
         loss = loss + config.optim.l1 * l1_norm(model)
-    return loss, logits
+    # LeNet-5 has a further logit in training, for a class that no image belongs to.
+    return loss, logits[:, : len(run.splits.train.classes)]
 
 
 def account(run: Run, loss: float, correct: int, num_images: int, seconds: float) -> None:

@@ -7,47 +7,85 @@ import torch
 from torch import Tensor, nn
 
 from deepcnn.errors import ConfigError, look_up
-from deepcnn.models.alexnet import (
-    AlexNet,
-    AlexNetHalf,
-    AlexNetOneTower,
-    AlexNetOWT,
-    AlexNetReleased,
+from deepcnn.models import (
+    alexnet,
+    alexnet_texts,
+    cards,
+    googlenet,
+    lenet,
+    mlp,
+    resnet,
+    resnet_cifar,
+    vgg,
+    zoo,
 )
-from deepcnn.models.alexnet_texts import AlexNetD2L, AlexNetGluon, AlexNetSlides
 from deepcnn.models.card import Card, Landmark
-from deepcnn.models.cards import alexnet as alexnet_cards
-from deepcnn.models.cards import compact as compact_cards
-from deepcnn.models.cards import texts
 from deepcnn.models.compact import Compact
 from deepcnn.models.init import BY_DATA, INITIALIZERS
-from deepcnn.models.lenet import LeNet
 from deepcnn.models.weights import load_weights
 
 __all__ = [
-    "INITIALIZERS", "MODELS", "Card", "build", "check_initializer", "check_input", "find",
-    "initialize", "load_weights", "num_parameters",
+    "BY_DATA", "INITIALIZERS", "MODELS", "Card", "build", "check_initializer", "check_input",
+    "find", "initialize", "load_weights", "num_parameters",
 ]  # fmt: skip
 
 MODELS: dict[str, Landmark] = {
-    "lenet": Landmark(LeNet, texts.LENET),
-    "alexnet": Landmark(AlexNet, alexnet_cards.ALEXNET, takes_side=True),
-    "alexnet-released": Landmark(AlexNetReleased, alexnet_cards.RELEASED, takes_side=True),
-    "alexnet-one-tower": Landmark(AlexNetOneTower, alexnet_cards.ONE_TOWER, takes_side=True),
-    "alexnet-half": Landmark(AlexNetHalf, alexnet_cards.HALF, takes_side=True),
-    "alexnet-owt": Landmark(AlexNetOWT, alexnet_cards.OWT, takes_side=True),
-    "alexnet-d2l": Landmark(AlexNetD2L, texts.ALEXNET_D2L),
-    "alexnet-gluon": Landmark(AlexNetGluon, texts.ALEXNET_GLUON),
-    "alexnet-slides": Landmark(AlexNetSlides, texts.ALEXNET_SLIDES),
-    "compact": Landmark(Compact, compact_cards.COMPACT),
+    "mlp": Landmark(mlp.MLP, cards.lenet.MLP, takes_side=True),
+    "lenet5": Landmark(lenet.LeNet5, cards.lenet.LENET5),
+    "lenet": Landmark(lenet.LeNet, cards.texts.LENET),
+    "lenet-sigmoid": Landmark(lenet.LeNetSigmoid, cards.lenet.LENET_SIGMOID, takes_side=True),
+    "lenet-relu-dropout": Landmark(
+        lenet.LeNetReLUDropout, cards.lenet.LENET_RELU_DROPOUT, takes_side=True
+    ),
+    "alexnet": Landmark(alexnet.AlexNet, cards.alexnet.ALEXNET, takes_side=True),
+    "alexnet-released": Landmark(alexnet.AlexNetReleased, cards.alexnet.RELEASED, takes_side=True),
+    "alexnet-one-tower": Landmark(
+        alexnet.AlexNetOneTower, cards.alexnet.ONE_TOWER, takes_side=True
+    ),
+    "alexnet-half": Landmark(alexnet.AlexNetHalf, cards.alexnet.HALF, takes_side=True),
+    "alexnet-owt": Landmark(alexnet.AlexNetOWT, cards.alexnet.OWT, takes_side=True),
+    "alexnet-d2l": Landmark(alexnet_texts.AlexNetD2L, cards.texts.ALEXNET_D2L),
+    "alexnet-gluon": Landmark(alexnet_texts.AlexNetGluon, cards.texts.ALEXNET_GLUON),
+    "alexnet-slides": Landmark(alexnet_texts.AlexNetSlides, cards.texts.ALEXNET_SLIDES),
+    "vgg11": Landmark(vgg.vgg11, cards.vgg.VGG11, takes_side=True),
+    "vgg13": Landmark(vgg.vgg13, cards.vgg.VGG13, takes_side=True),
+    "vgg16": Landmark(vgg.vgg16, cards.vgg.VGG16, takes_side=True),
+    "vgg19": Landmark(vgg.vgg19, cards.vgg.VGG19, takes_side=True),
+    "vgg11-bn": Landmark(vgg.vgg11_bn, cards.vgg.VGG11_BN, takes_side=True),
+    "vgg13-bn": Landmark(vgg.vgg13_bn, cards.vgg.VGG13_BN, takes_side=True),
+    "vgg16-bn": Landmark(vgg.vgg16_bn, cards.vgg.VGG16_BN, takes_side=True),
+    "vgg19-bn": Landmark(vgg.vgg19_bn, cards.vgg.VGG19_BN, takes_side=True),
+    "vgg11-slides": Landmark(vgg.vgg11_slides, cards.vgg.VGG11_SLIDES),
+    "googlenet": Landmark(googlenet.GoogLeNet, cards.googlenet.GOOGLENET, takes_side=True),
+    "googlenet-bn": Landmark(googlenet.GoogLeNetBN, cards.googlenet.GOOGLENET_BN, takes_side=True),
+    "resnet18": Landmark(resnet.resnet18, cards.resnet.RESNET18, takes_side=True),
+    "resnet34": Landmark(resnet.resnet34, cards.resnet.RESNET34, takes_side=True),
+    "resnet50": Landmark(resnet.resnet50, cards.resnet.RESNET50, takes_side=True),
+    "resnet101": Landmark(resnet.resnet101, cards.resnet.RESNET101, takes_side=True),
+    "resnet152": Landmark(resnet.resnet152, cards.resnet.RESNET152, takes_side=True),
+    "resnet50-v1": Landmark(resnet.resnet50_v1, cards.resnet.RESNET50_V1, takes_side=True),
+    "resnet101-v1": Landmark(resnet.resnet101_v1, cards.resnet.RESNET101_V1, takes_side=True),
+    "resnet152-v1": Landmark(resnet.resnet152_v1, cards.resnet.RESNET152_V1, takes_side=True),
+    "resnet34-a": Landmark(resnet.resnet34_a, cards.resnet.RESNET34_A, takes_side=True),
+    "resnet34-c": Landmark(resnet.resnet34_c, cards.resnet.RESNET34_C, takes_side=True),
+    "resnet18-nobn": Landmark(resnet.resnet18_nobn, cards.resnet.RESNET18_NOBN, takes_side=True),
+    "resnet34-nobn": Landmark(resnet.resnet34_nobn, cards.resnet.RESNET34_NOBN, takes_side=True),
+    "resnet20": Landmark(resnet_cifar.resnet20, cards.resnet.RESNET20),
+    "resnet32": Landmark(resnet_cifar.resnet32, cards.resnet.RESNET32),
+    "resnet44": Landmark(resnet_cifar.resnet44, cards.resnet.RESNET44),
+    "resnet56": Landmark(resnet_cifar.resnet56, cards.resnet.RESNET56),
+    "resnet110": Landmark(resnet_cifar.resnet110, cards.resnet.RESNET110),
+    "compact": Landmark(Compact, cards.compact.COMPACT),
 }
 
 LARGEST_SIDE = 512  # pixels; sides beyond this are not searched when suggesting one
 
 
 def find(name: str) -> Landmark:
-    """The named network; raises ConfigError with the nearest name for an unknown one."""
-    return look_up("model", name, MODELS)
+    """The named network, of this table or as `torchvision/NAME` or `timm/NAME`; raises ConfigError
+    with the nearest name for an unknown one.
+    """
+    return zoo.landmark(name) if "/" in name else look_up("model", name, MODELS)
 
 
 def build(name: str, num_classes: int, in_channels: int, side: int) -> nn.Module:
@@ -105,6 +143,8 @@ def _legal_range(legal: Callable[[int], bool]) -> tuple[int, int]:
     if legal(LARGEST_SIDE):  # then only too small an image is refused
         return sides[bisect_left(sides, True, key=legal)], LARGEST_SIDE
     found = [side for side in sides if legal(side)]
+    if not found:
+        raise ConfigError(f"the network takes no images of up to {LARGEST_SIDE} pixels a side")
     return found[0], found[-1]
 
 
@@ -119,6 +159,7 @@ def accepts(landmark: Landmark, num_classes: int, in_channels: int, side: int) -
         image = torch.empty(1, in_channels, side, side)
         try:
             landmark.build(num_classes, in_channels, side).eval()(image)
-        except RuntimeError:  # torch's answer to a map too small to pool or too large for a layer
+        except (RuntimeError, AssertionError):
+            # torch's answer to a map too small to pool or too large for a layer, and timm's
             return False
     return True
