@@ -161,6 +161,7 @@ def arguments() -> tuple[argparse.Namespace, list[str]]:
     """Our own options, and those for the command."""
     parser = common.options(__doc__, rounds=0)
     parser.add_argument("--recipe", default="fashion-mnist", help="(%(default)s)")
+    parser.add_argument("--suffix", default="", help="of the record's name, for other options")
     parser.add_argument("--seeds", type=common.positive, default=5, help="0, 1, ... (%(default)s)")
     parser.add_argument(
         "--runs", type=Path, help="keep run folders here; a run that was stopped goes on"
@@ -171,7 +172,7 @@ def arguments() -> tuple[argparse.Namespace, list[str]]:
 def main() -> None:
     """Train what is missing, print, record."""
     chosen, further = arguments()
-    name = f"seeds-{chosen.recipe}"
+    name = f"seeds-{chosen.recipe}{chosen.suffix}"
     record = {
         "name": name,
         "conditions": common.conditions(find_device("auto")),

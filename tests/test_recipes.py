@@ -72,7 +72,13 @@ def test_recipes_of_the_texts_have_the_numbers_of_the_texts(name: str) -> None:
     expected = TEXTS[name] | PLAIN
     values = flat(RECIPES[name]())
     assert {key: values[key] for key in expected} == expected
-    others = {"data.root", "optim.milestones", "train.seed", "train.checkpoint_seconds"}
+    others = {
+        "data.root",
+        "model.weights",
+        "optim.milestones",
+        "train.seed",
+        "train.checkpoint_seconds",
+    }
     rest = {key: value for key, value in values.items() if key not in expected}
     assert set(rest) - others == {f"hardware.{x}" for x in asdict(Config())["hardware"]}
     assert all(value == flat(Config())[key] for key, value in rest.items())
@@ -92,6 +98,11 @@ def test_the_two_lenets_differ_in_their_data_only() -> None:
 
 def input_side(config: Config) -> int:
     return (config.data.size or SHAPES[config.data.name][2]) + 2 * config.data.pad
+
+
+def test_the_sides_of_the_exercise_differ_in_network_and_rate_only() -> None:
+    one, other = (flat(RECIPES[n]()) for n in ("lenet-sigmoid", "lenet-relu-dropout"))
+    assert {key for key in one if one[key] != other[key]} == {"model.name", "optim.lr"}
 
 
 @pytest.mark.parametrize("name", RECIPES)
