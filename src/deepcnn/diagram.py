@@ -80,7 +80,8 @@ def _box(members: list[Layer]) -> Box:
     kinds = [m.kind for m in members if m.multiply_adds or "Pool" in m.kind]
     counts = {kind: kinds.count(kind) for kind in kinds}
     words = tuple(kind if n == 1 else f"{n} {kind}" for kind, n in counts.items())
-    return Box(members[-1].output, words or (members[0].kind,), sum(m.parameters for m in members))
+    widest = max(members, key=lambda layer: layer.output[0])
+    return Box(widest.output, words or (members[0].kind,), sum(m.parameters for m in members))
 
 
 def _drawn(box: Box, middle: float, colour: str) -> Iterator[str]:
