@@ -154,3 +154,9 @@ def test_the_table_is_the_only_registry() -> None:
         assert find(name) is landmark
         assert name == name.lower()
         assert "/" not in name
+
+
+@pytest.mark.parametrize(("classes", "channels", "what"), [(0, 1, "classes"), (2, 0, "input cha")])
+def test_there_is_at_least_one_class_and_channel(classes: int, channels: int, what: str) -> None:
+    with pytest.raises(ConfigError, match=f"the number of {what}.* is 0, expected at least 1"):
+        build("lenet", classes, channels, 32)

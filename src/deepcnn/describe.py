@@ -67,8 +67,6 @@ def describe(
     if height != width:
         raise ConfigError(f"the input is {channels}x{height}x{width}, expected a square such as "
                           f"{channels}x{height}x{height}")  # fmt: skip
-    if classes < 1:
-        raise ConfigError(f"the number of classes is {classes}, expected at least 1")
     if shape or name not in models.MODELS:  # a network of the table takes what its card says
         models.check_input(name, classes, channels, height)
     with torch.device("meta"):

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from deepcnn.errors import ConfigError
+
 
 @dataclass(frozen=True)
 class Card:
@@ -34,7 +36,13 @@ class Landmark:
     takes_side: bool = False
 
     def build(self, num_classes: int, in_channels: int, side: int) -> nn.Module:
-        """Return the network with weights as its source draws them."""
+        """Return the network with weights as its source draws them.
+
+        Raises ConfigError for less than one class or channel.
+        """
+        for what, number in (("classes", num_classes), ("input channels", in_channels)):
+            if number < 1:
+                raise ConfigError(f"the number of {what} is {number}, expected at least 1")
         if self.takes_side:
             return self.network(num_classes, in_channels, side)
         return self.network(num_classes, in_channels)
