@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -86,10 +87,20 @@ def test_weights_of_a_run_begin_another(data: Path, tmp_path: Path) -> None:
     common = ("train", "--data", data, "--model.name", "compact", *OPTIONS)
     assert command(*common, "--out", first, "--train.epochs", 8, "--optim.lr", 0.05)[0] == 0
     weights = first / "model" / "weights.safetensors"
-    slow = ("--train.epochs", 1, "--optim.lr", 1e-6, "--model.weights", weights)
+    slow = ("--train.epochs", 1, "--optim.lr", 1e-6, "--train.ema", 0.5, "--model.weights", weights)
     assert command(*common, "--out", second, *slow)[0] == 0
     assert epochs(first)[-1]["validation_accuracy"] > 0.9
     assert epochs(second)[0]["validation_accuracy"] > 0.9
+
+    # Unfinished again, it goes on without the file, but cannot begin again without it.
+    model = (second / "model" / "weights.safetensors").read_bytes()
+    shutil.rmtree(second / "model")
+    weights.unlink()
+    assert command(*common, "--out", second, *slow)[0] == 0
+    assert (second / "model" / "weights.safetensors").read_bytes() == model
+    shutil.rmtree(second / "model")
+    shutil.rmtree(second / "checkpoints")
+    assert command(*common, "--out", second, *slow)[0] == 2
 
 
 @pytest.mark.parametrize(

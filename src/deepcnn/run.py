@@ -114,9 +114,10 @@ def begin(config: Config, folder: Path, cache: Path, accept_change: bool) -> Run
     else:
         policy, origin = _choose_policy(config, splits, cache, display)
     policy.apply()
-    state = begin_state(config, splits, policy, display)
+    state = begin_state(config, splits, policy)
     _announce(display, config, splits, policy, origin, state)
-    _restore(folder / "checkpoints", state, display)
+    if not _restore(folder / "checkpoints", state, display) and config.model.weights:
+        _load_weights(Path(config.model.weights), state, display)
     log = runlog.EventLog(folder, state.events)
     run = Run(folder, config, policy, splits, state, display, log)
     total = config.train.epochs * len(run.slices())
@@ -136,14 +137,11 @@ def begin(config: Config, folder: Path, cache: Path, accept_change: bool) -> Run
     return run
 
 
-def begin_state(config: Config, splits: Splits, policy: Policy, display: Display) -> TrainState:
-    """The first weights, a pure function of the seed or those of a file, and a fresh optimiser."""
+def begin_state(config: Config, splits: Splits, policy: Policy) -> TrainState:
+    """The first weights, a pure function of the seed, and a fresh optimiser."""
     torch.manual_seed(mix(config.train.seed, "weights"))
     model = _build(config, splits)
     models.initialize(model, config.model.init, lambda: _first_images(config, splits))
-    if config.model.weights:
-        for note in models.load_weights(model, Path(config.model.weights)):
-            display.say(note)
     model = policy.place(model)
     device_type = torch.device(policy.device).type
     return TrainState(
@@ -152,6 +150,14 @@ def begin_state(config: Config, splits: Splits, policy: Policy, display: Display
         scaler=torch.amp.GradScaler(device_type, enabled=policy.precision == "fp16"),
         average=tensors(model) if config.train.ema else None,
     )
+
+
+def _load_weights(path: Path, state: TrainState, display: Display) -> None:
+    """Begin with the weights of a file. A run that goes on from a checkpoint does not need it."""
+    for note in models.load_weights(state.model, path):
+        display.say(note)
+    if state.average is not None:
+        state.average = tensors(state.model)
 
 
 def _build(config: Config, splits: Splits) -> nn.Module:
@@ -239,10 +245,10 @@ def _changed_conditions(
     return changes
 
 
-def _restore(folder: Path, state: TrainState, display: Display) -> None:
-    """Go on from the newest checkpoint that verifies, if there is one."""
+def _restore(folder: Path, state: TrainState, display: Display) -> bool:
+    """Go on from the newest checkpoint that verifies; whether there is one."""
     if not folder.exists():
-        return
+        return False
     try:
         place, passed_over = checkpoint.load_newest(folder, state)
         for reason in passed_over:
@@ -254,6 +260,7 @@ def _restore(folder: Path, state: TrainState, display: Display) -> None:
             "give another --out"
         ) from error
     display.say(f"continuing at step {state.step}" if place else "no checkpoint: starting over")
+    return place is not None
 
 
 def _announce(
