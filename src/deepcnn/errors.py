@@ -15,6 +15,8 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import TypeVar
 
+FEW = 12  # names that a line can hold
+
 T = TypeVar("T")
 
 
@@ -70,8 +72,12 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
 
 
 def look_up(kind: str, name: str, table: Mapping[str, T]) -> T:
-    """The table's entry; ConfigError with the nearest name and all names if there is none."""
+    """The table's entry; ConfigError with the nearest name if there is none, and with all names
+    where they are few or none is near.
+    """
     if name in table:
         return table[name]
-    hint = did_you_mean(name, table) or "."
-    raise ConfigError(f"unknown {kind} {name!r}{hint} Choose one of: {', '.join(table)}")
+    hint = did_you_mean(name, table)
+    if hint and len(table) > FEW:
+        raise ConfigError(f"unknown {kind} {name!r}{hint}")
+    raise ConfigError(f"unknown {kind} {name!r}{hint or '.'} Choose one of: {', '.join(table)}")
