@@ -112,6 +112,15 @@ def test_a_picture_is_whole(name: str) -> None:
     assert all(float(text.attrib["y"]) < height for text in drawn.iter(f"{kind}text"))
 
 
+def test_svg_goes_where_a_link_leads(tmp_path: Path) -> None:
+    """A path may be a link or a device, /dev/stdout is both: it must not be replaced by a file."""
+    link, file = tmp_path / "link", tmp_path / "file"
+    link.symlink_to(file)
+    assert call("compact", "--svg", str(link)) == 0
+    assert link.is_symlink()
+    assert file.read_text().startswith("<svg")
+
+
 def test_svg_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "picture.svg"
     assert call("compact", "--svg", str(path)) == 0

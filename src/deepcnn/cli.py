@@ -15,7 +15,7 @@ from cyclopts import App, CycloptsError, Parameter, UnknownOptionError, UnusedCl
 from deepcnn import __version__, interrupt
 from deepcnn.config import descriptions
 from deepcnn.errors import ConfigError, DeepcnnError, Interrupted, RunError, look_up
-from deepcnn.files import cache_folder, replace_file
+from deepcnn.files import cache_folder
 from deepcnn.recipes import RECIPES
 from deepcnn.settings import resolve, to_toml
 
@@ -403,7 +403,7 @@ def show(
 
 def _write(path: Path, content: bytes) -> None:
     try:
-        replace_file(path, content)
+        path.write_bytes(content)  # as it is: PATH may be a device such as /dev/stdout
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror}; give another file") from error
 
