@@ -17,9 +17,9 @@ SOURCE = Path(deepcnn.__file__).parent
 LEVELS = (
     ("__init__", "data", "errors", "files", "metrics"),
     ("config", "interrupt", "progress", "models.card", "models.stem",
-     "models.weights", "models.lrn", "models.pool"),
+     "models.init", "models.weights", "models.lrn", "models.pool"),
     ("cost", "device", "recipes", "settings", "optim", "models.alexnet", "models.alexnet_texts",
-     "models.compact", "models.googlenet", "models.init", "models.lenet", "models.mlp",
+     "models.compact", "models.googlenet", "models.lenet", "models.mlp",
      "models.resnet", "models.resnet_cifar", "models.vgg", "models.zoo", "models.cards.alexnet",
      "models.cards.compact", "models.cards.googlenet", "models.cards.lenet",
      "models.cards.resnet", "models.cards.texts", "models.cards.vgg"),

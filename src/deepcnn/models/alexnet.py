@@ -18,12 +18,12 @@ Shapes in comments: N images, C channels, H rows, W columns; at 224x224.
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from deepcnn.models import init
 from deepcnn.models.lrn import LocalResponseNorm, MapResponseNorm
 from deepcnn.models.pool import WindowMeans
 from deepcnn.models.stem import stem_stride
 
 LAST_SIDE = 6  # of the map that the first dense layer sees
-ONES = {"conv2", "conv4", "conv5", "dense6", "dense7"}  # their biases begin at 1, all others at 0
 
 
 class AlexNet(nn.Module):
@@ -54,7 +54,7 @@ class AlexNet(nn.Module):
         self.dense7 = nn.Linear(4096, 4096)
         self.dropout7 = HalvingDropout(0.5)
         self.dense8 = nn.Linear(4096, num_classes)
-        draw_weights(self, {})
+        init.alexnet(self)
 
     def forward(self, images: Tensor) -> Tensor:  # N C 224 224
         """Return the logits."""
@@ -107,7 +107,7 @@ class AlexNetReleased(nn.Module):
         self.dense7 = nn.Linear(4096, 4096)
         self.dropout7 = HalvingDropout(0.5)
         self.dense8 = nn.Linear(4096, num_classes)
-        draw_weights(self, {"conv3": 0.03, "conv4": 0.03, "conv5": 0.03})
+        init.alexnet(self, conv3=0.03, conv4=0.03, conv5=0.03)
 
     def forward(self, images: Tensor) -> Tensor:  # N C 224 224
         """Return the logits."""
@@ -216,12 +216,3 @@ def first_convolution(published: nn.Conv2d, side: int) -> nn.Conv2d:
         stride,
         padding=kernel_size // 2,
     )
-
-
-def draw_weights(model: nn.Module, deviations: dict[str, float]) -> None:
-    """Draw normal weights, of deviation 0.01 in layers not named; biases 1 in ONES, else 0."""
-    for name, layer in model.named_children():
-        if isinstance(layer, nn.Conv2d | nn.Linear):
-            nn.init.normal_(layer.weight, std=deviations.get(name, 0.01))
-            assert layer.bias is not None
-            nn.init.constant_(layer.bias, float(name in ONES))

@@ -45,14 +45,15 @@ def glorot_normal(model: nn.Module) -> None:
         zero_bias(layer)
 
 
-def alexnet(model: nn.Module) -> None:
-    """Krizhevsky et al. 2012, section 5: normal with deviation 0.01; biases 1 in the second, fourth
-    and fifth convolution and the hidden dense layers, by their names there, and 0 elsewhere.
+def alexnet(model: nn.Module, **deviations: float) -> None:
+    """Krizhevsky et al. 2012, section 5: normal, deviation 0.01 or as given for a layer; biases
+    1 in the second, fourth and fifth convolution and the hidden dense layers, by their names there,
+    and 0 elsewhere.
     """
     ones = ("conv2", "conv4", "conv5", "dense6", "dense7")
     for name, layer in model.named_modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
-            nn.init.normal_(layer.weight, std=0.01)
+            nn.init.normal_(layer.weight, std=deviations.get(name, 0.01))
             zero_bias(layer)
             if layer.bias is not None and name in ones:
                 nn.init.ones_(layer.bias)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deepcnn.errors import ConfigError
+from deepcnn.models.init import xavier
 
 # Table I of the paper, column by column: the maps of S2 that each map of C3 sees. Every three
 # neighbours in a circle of six, every four, two and two with a gap between them, and all.
@@ -231,7 +232,7 @@ class LeNetSigmoid(nn.Module):
         self.dense3 = nn.Linear(16 * last_side(side) ** 2, 120)
         self.dense4 = nn.Linear(120, 84)
         self.dense5 = nn.Linear(84, num_classes)
-        draw_xavier(self)
+        xavier(self, magnitude=3)
 
     def forward(self, images: Tensor) -> Tensor:  # N C 28 28
         """Return the logits."""
@@ -260,7 +261,7 @@ class LeNetReLUDropout(nn.Module):
         self.dense4 = nn.Linear(120, 84)
         self.dropout4 = nn.Dropout(0.5)
         self.dense5 = nn.Linear(84, num_classes)
-        draw_xavier(self)
+        xavier(self, magnitude=3)
 
     def forward(self, images: Tensor) -> Tensor:  # N C 28 28
         """Return the logits."""
@@ -275,11 +276,3 @@ class LeNetReLUDropout(nn.Module):
 def last_side(side: int) -> int:
     """Side of the map after two pools and a convolution that takes 4 from it."""
     return max(1, side // 4 - 2)  # below 12 there is none; the pool says so, not a dense layer
-
-
-def draw_xavier(model: nn.Module) -> None:
-    """Glorot and Bengio 2010: weights uniform within sqrt(3 / mean(fan_in, fan_out)), biases 0."""
-    for layer in model.modules():
-        if isinstance(layer, nn.Conv2d | nn.Linear):
-            nn.init.xavier_uniform_(layer.weight)
-            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]  # every layer here has one

@@ -42,14 +42,6 @@ def landmark(name: str) -> Landmark:
     return look_up("library", library, LIBRARIES)(network)
 
 
-def names(library: str) -> list[str]:
-    """The classification networks of `torchvision` or `timm`, without the library's name.
-
-    Raises ConfigError for another library, or if it is missing.
-    """
-    return look_up("library", library, LISTINGS)()
-
-
 def torchvision_names() -> list[str]:
     """What torchvision calls its classification networks."""
     models = load("torchvision.models")
@@ -79,10 +71,6 @@ def timm_landmark(name: str) -> Landmark:
 LIBRARIES: dict[str, Callable[[str], Landmark]] = {
     "torchvision": torchvision_landmark,
     "timm": timm_landmark,
-}
-LISTINGS: dict[str, Callable[[], list[str]]] = {
-    "torchvision": torchvision_names,
-    "timm": timm_names,
 }
 
 
