@@ -13,7 +13,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,7 +21,7 @@ from matplotlib.figure import Figure
 
 import common
 from deepcnn.device import find_device
-from deepcnn.files import replace_file
+from deepcnn.report import save_picture
 
 COMMAND = str(Path(sys.executable).with_name("deepcnn"))
 SIZES = (32, 64, 128, 256, 512)
@@ -81,9 +80,7 @@ def draw(runs: list[dict[str, Any]], path: Path) -> None:
         axes.plot([run["batch_size"] for run in runs], values, marker="o")
         axes.set_xscale("log", base=2)
         axes.set(title=title, xlabel="batch size")
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    replace_file(path, buffer.getvalue())
+    save_picture(figure, path)
 
 
 def arguments() -> tuple[argparse.Namespace, list[str]]:

@@ -7,14 +7,13 @@ same seed, with its Student t interval.
 """
 
 import json
-from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
 import common
-from deepcnn.files import replace_file
+from deepcnn.report import save_picture
 from seeds import summary
 
 Accuracies = dict[str, dict[int, float]]  # of each record: of each seed
@@ -60,9 +59,7 @@ def draw(accuracies: Accuracies, path: Path) -> None:
     axes.set_xticks(range(len(columns)), list(accuracies))
     axes.set(ylabel="test accuracy, %", xlim=(-0.5, len(columns) - 0.5))
     axes.legend(fontsize=8)
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    replace_file(path, buffer.getvalue())
+    save_picture(figure, path)
 
 
 def main() -> None:

@@ -20,9 +20,9 @@ from deepcnn.config import Data
 from deepcnn.data.loader import Source, in_order, order, source
 from deepcnn.data.splits import load_splits
 from deepcnn.device import Policy
-from deepcnn.files import replace_file
 from deepcnn.models import BY_DATA, INITIALIZERS, initialize
 from deepcnn.models.vgg import VGG, E
+from deepcnn.report import save_picture
 
 CONV_ARCH = tuple((convs, channels // 8) for convs, channels in E)
 NAMES = [name for name in (*INITIALIZERS, *BY_DATA) if name not in ("xavier", "xavier-2.24")]
@@ -146,8 +146,6 @@ def in_words(record: dict[str, Any]) -> str:
 
 def draw(record: dict[str, Any], path: Path) -> None:
     """The loss of each initialiser, smoothed, with its better rate."""
-    from io import BytesIO
-
     figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.subplots()
     for name, facts in record["initialisers"].items():
@@ -161,9 +159,7 @@ def draw(record: dict[str, Any], path: Path) -> None:
     axes.set(xlabel="update", ylabel="training loss", ylim=(0, 3),
              title="19 layers without batch normalisation, Fashion-MNIST")  # fmt: skip
     axes.legend(fontsize=8)
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    replace_file(path, buffer.getvalue())
+    save_picture(figure, path)
 
 
 def main() -> None:

@@ -22,14 +22,19 @@ def epoch_in_words(event: dict[str, Any], epochs: int, seconds: float) -> str:
 
 def learning_curve(events: Events, path: Path) -> None:
     """Draw loss within epochs and accuracies after each as a PNG. Raises OSError."""
-    from io import BytesIO
-
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     loss_axes, accuracy_axes = figure.subplots(1, 2)
     _draw_loss(loss_axes, events)
     _draw_accuracies(accuracy_axes, events)
+    save_picture(figure, path)
+
+
+def save_picture(figure: Any, path: Path) -> None:
+    """Write a matplotlib figure as a PNG, whole or not at all. Raises OSError."""
+    from io import BytesIO
+
     buffer = BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
     replace_file(path, buffer.getvalue())
