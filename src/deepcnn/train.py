@@ -121,16 +121,17 @@ def forward(run: Run, batch: Batch) -> tuple[Tensor, Tensor]:
     config, model = run.config, run.state.model
     with run.policy.autocast():
         outputs = model(run.policy.arrange(batch.images))
-    logits, *auxiliary = outputs if isinstance(outputs, tuple) else (outputs,)
-    logits, smoothing = logits.float(), config.train.label_smoothing
-    loss = F.cross_entropy(logits, batch.labels, label_smoothing=smoothing)
-    for head in auxiliary:  # as in GoogLeNet: classifiers half-way, in training only
-        head_loss = F.cross_entropy(head.float(), batch.labels, label_smoothing=smoothing)
-        loss = loss + cast(float, model.auxiliary_weight) * head_loss
+    answers = [each.float() for each in (outputs if isinstance(outputs, tuple) else (outputs,))]
+    smoothing = config.train.label_smoothing
+    loss, *of_heads = (
+        F.cross_entropy(logits, batch.labels, label_smoothing=smoothing) for logits in answers
+    )
+    if of_heads:  # as in GoogLeNet: classifiers half-way, in training only
+        loss = loss + cast(float, model.auxiliary_weight) * torch.stack(of_heads).sum()
     if config.optim.l1:
         loss = loss + config.optim.l1 * l1_norm(model)
     # LeNet-5 has a further logit in training, for a class that no image belongs to.
-    return loss, logits[:, : len(run.splits.train.classes)]
+    return loss, answers[0][:, : len(run.splits.train.classes)]
 
 
 def account(run: Run, loss: float, correct: int, num_images: int, seconds: float) -> None:
