@@ -9,8 +9,9 @@ from math import log2
 from deepcnn.cost import Layer
 from deepcnn.describe import Description, scaled
 
-HEIGHT = 260  # of the drawing, without its captions, in pixels
+TOP = 40  # pixels above the tallest box, for the title
 TALLEST, NARROWEST = 180, 8
+CAPTIONS = 130  # below it
 GAP = 26
 CAPTION = 80  # pixels a box needs for its text
 MANY = 24  # boxes, above which a picture says less than a coarser one
@@ -55,7 +56,7 @@ def svg(description: Description) -> str:
     title = (f"{description.name}: {scaled(description.parameters)} parameters, "
              f"input {'x'.join(map(str, description.input))}")  # fmt: skip
     return "\n".join([
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {x:.0f} {HEIGHT + 90}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {x:.0f} {TOP + TALLEST + CAPTIONS}" '
         'font-family="sans-serif" font-size="11" text-anchor="middle">',
         f"<title>{escape(title)}</title>",
         '<rect width="100%" height="100%" fill="white"/>',
@@ -86,19 +87,19 @@ def _box(members: list[Layer]) -> Box:
 
 def _drawn(box: Box, middle: float, colour: str) -> Iterator[str]:
     width, height = box.size
-    top = 40 + (TALLEST - height) / 2
+    top = TOP + (TALLEST - height) / 2
     yield (
         f'<rect x="{middle - width / 2:.1f}" y="{top:.1f}" width="{width:.1f}" '
         f'height="{height:.1f}" fill="{colour}" stroke="#333"/>'
     )
-    y = 40 + TALLEST + 20
+    y = TOP + TALLEST + 20
     lines = ["x".join(map(str, box.shape)), *box.kinds]
     if box.parameters:
-        lines.append(f"{scaled(box.parameters)}".strip())
+        lines.append(scaled(box.parameters).strip())
     for number, line in enumerate(lines):
         yield f'<text x="{middle:.1f}" y="{y + 14 * number}">{escape(line)}</text>'
 
 
 def _arrow(x: float) -> str:
-    y = 40 + TALLEST / 2
+    y = TOP + TALLEST / 2
     return f'<path d="M{x - GAP:.1f} {y} h{GAP - 8} m-5 -4 l5 4 l-5 4" fill="none" stroke="#333"/>'
