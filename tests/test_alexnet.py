@@ -1,8 +1,4 @@
 import re
-import tarfile
-from collections.abc import Iterator
-from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +7,6 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from PIL import Image
 from safetensors.torch import load, save
 from torch import Tensor, nn
 from torchvision.models import alexnet as torchvision_alexnet
@@ -29,9 +24,8 @@ from deepcnn.models.card import Card
 from deepcnn.models.cards import alexnet as cards
 from deepcnn.models.lrn import LocalResponseNorm, MapResponseNorm
 from deepcnn.models.pool import WindowMeans
+from photos import squeezed
 from reference import Array
-
-PHOTOS = Path(__file__).parents[2] / "shared/data/imagenet-200.tar"
 
 Network = type[AlexNet] | type[AlexNetReleased] | type[AlexNetOWT]
 NETWORKS: dict[str, Network] = {
@@ -451,19 +445,6 @@ def test_one_tower_layer_by_layer(name: str) -> None:
         assert_relatively_close(model(images), literal(images), 1e-10)
 
 
-def photos() -> Iterator[Tensor]:
-    """Real ones, at 224x224 and in torchvision's normalisation."""
-    if not PHOTOS.exists():
-        pytest.skip(f"{PHOTOS} is not there")
-    mean, deviation = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])
-    with tarfile.open(PHOTOS) as archive:
-        for member in archive:
-            if file := archive.extractfile(member):
-                image = Image.open(file).convert("RGB").resize((224, 224))
-                pixels = torch.from_numpy(np.asarray(image) / np.float32(255))
-                yield ((pixels - mean) / deviation).permute(2, 0, 1)
-
-
 @pytest.fixture(scope="module")
 def owt_and_torchvisions() -> tuple[nn.Module, nn.Module]:
     networks = []
@@ -482,7 +463,7 @@ def test_owt_begins_as_torchvisions_does(owt_and_torchvisions: tuple[nn.Module, 
 
 def test_owt_is_torchvisions_on_photos(owt_and_torchvisions: tuple[nn.Module, nn.Module]) -> None:
     """In training mode, so with one seed the dropout masks are one as well."""
-    images = torch.stack(list(islice(photos(), 2)))
+    images = squeezed(2)
     ours, theirs = owt_and_torchvisions
     ours.load_state_dict(theirs.state_dict())
     theirs.load_state_dict(ours.state_dict())

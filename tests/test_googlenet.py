@@ -1,15 +1,9 @@
 import math
-import tarfile
-from collections.abc import Iterator
-from itertools import islice
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
-from PIL import Image
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -17,8 +11,8 @@ from deepcnn.models import accepts, num_parameters
 from deepcnn.models.card import Landmark
 from deepcnn.models.cards.googlenet import GOOGLENET, GOOGLENET_BN
 from deepcnn.models.googlenet import GoogLeNet, GoogLeNetBN, Head, side_of_4a
+from photos import squeezed
 
-PHOTOS = Path(__file__).parents[2] / "shared/data/imagenet-200.tar"
 NETWORKS = {
     "googlenet": Landmark(GoogLeNet, GOOGLENET, takes_side=True),
     "googlenet-bn": Landmark(GoogLeNetBN, GOOGLENET_BN, takes_side=True),
@@ -44,18 +38,7 @@ TABLE = {
 
 @pytest.fixture(scope="module")
 def photos() -> Tensor:  # 4 3 224 224
-    if not PHOTOS.exists():
-        pytest.skip(f"{PHOTOS} is not there")
-    return torch.stack(list(islice(read_photos(), 4)))
-
-
-def read_photos() -> Iterator[Tensor]:
-    with tarfile.open(PHOTOS) as archive:
-        for member in archive:
-            if member.isfile():
-                with archive.extractfile(member) as file, Image.open(file) as image:  # type: ignore[union-attr]
-                    pixels = np.array(image.convert("RGB").resize((224, 224)), np.float32)
-                yield torch.from_numpy(pixels).permute(2, 0, 1) / 127.5 - 1
+    return squeezed(4)
 
 
 def parts(model: GoogLeNet) -> dict[str, list[nn.Module]]:

@@ -1,6 +1,5 @@
 import math
 import re
-import tarfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,6 @@ import safetensors.torch
 import torch
 import torch.nn.functional as F
 import torchvision
-from PIL import Image
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock as TheirBasicBlock
 from torchvision.models.resnet import Bottleneck as TheirBottleneck
@@ -42,8 +40,8 @@ from deepcnn.models.resnet import (
     resnet152,
     resnet152_v1,
 )
+from photos import squeezed
 
-PHOTOS = Path(__file__).parents[2] / "shared/data/imagenet-200.tar"
 STANDARD: dict[str, tuple[Callable[..., ResNet], Card]] = {
     "resnet18": (resnet18, cards.RESNET18),
     "resnet34": (resnet34, cards.RESNET34),
@@ -72,17 +70,6 @@ CIFAR: dict[str, tuple[Callable[..., resnet_cifar.ResNetCifar], int, str, Card]]
 SMALL = Plan(BasicBlock, (1, 1, 1, 1))
 IN_THE_GATE = ("resnet18", "resnet50")
 LARGE = [pytest.param(name, marks=pytest.mark.soak) for name in STANDARD if name not in IN_THE_GATE]
-
-
-def photos(count: int = 2) -> Tensor:  # N 3 224 224
-    if not PHOTOS.exists():
-        pytest.skip(f"{PHOTOS} is not there")
-    images = []
-    with tarfile.open(PHOTOS) as archive:
-        for member in [member for member in archive if member.isfile()][:count]:
-            with archive.extractfile(member) as file, Image.open(file) as image:  # type: ignore[union-attr]
-                images.append(np.array(image.convert("RGB").resize((224, 224)), np.float32))
-    return (torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2) / 255 - 0.45) / 0.226
 
 
 def on_meta(builder: Callable[..., nn.Module], *arguments: Any, **options: Any) -> nn.Module:
@@ -232,7 +219,7 @@ def test_totals_of_the_shortcuts() -> None:
 
 @pytest.mark.parametrize("name", [*IN_THE_GATE, *LARGE])
 def test_networks_equal_torchvisions_and_timms_on_photos(name: str) -> None:
-    images = photos(1 if name == "resnet50" else 2)
+    images = squeezed(1 if name == "resnet50" else 2)
     torch.manual_seed(0)
     ours = STANDARD[name][0]()
     torch.manual_seed(0)
@@ -584,7 +571,7 @@ def test_cifar_networks_equal_their_transcription(name: str) -> None:
     ours, theirs = randomise(builder()), LiteralCifar(n)
     renamed = dict(zip(ours.state_dict(), theirs.state_dict(), strict=True))
     theirs.load_state_dict({renamed[key]: value for key, value in ours.state_dict().items()})
-    images = F.interpolate(photos(), (32, 32), mode="area")
+    images = F.interpolate(squeezed(2), (32, 32), mode="area")
     assert_same(ours.train(), theirs.train(), images, renamed.__getitem__)
     assert_same(ours.eval(), theirs.eval(), images, renamed.__getitem__)
 

@@ -1,17 +1,14 @@
 import math
-import tarfile
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import safetensors.torch
 import torch
 import torch.nn.functional as F
 import torchvision
-from PIL import Image
 from torch import Tensor, nn
 
 from deepcnn.models import accepts, num_parameters
@@ -31,8 +28,8 @@ from deepcnn.models.vgg import (
     vgg19,
     vgg19_bn,
 )
+from photos import squeezed
 
-PHOTOS = Path(__file__).parents[2] / "shared/data/imagenet-200.tar"
 MEMBERS: dict[str, tuple[Callable[..., VGG], Card]] = {
     "vgg11": (vgg11, cards.VGG11),
     "vgg13": (vgg13, cards.VGG13),
@@ -47,16 +44,6 @@ IN_THE_GATE = ("vgg11", "vgg11_bn")
 LARGE = [pytest.param(name, marks=pytest.mark.soak) for name in MEMBERS if name not in IN_THE_GATE]
 EACH_CONFIGURATION = ("vgg11", "vgg13_bn", "vgg16", "vgg19_bn")
 SMALL_ARCH = ((1, 4), (1, 4), (2, 6), (1, 8), (1, 8))
-
-
-def photo() -> Tensor:  # 1 3 224 224
-    if not PHOTOS.exists():
-        pytest.skip(f"{PHOTOS} is not there")
-    with tarfile.open(PHOTOS) as archive:
-        member = next(member for member in archive if member.isfile())
-        with archive.extractfile(member) as file, Image.open(file) as image:  # type: ignore[union-attr]
-            pixels = np.array(image.convert("RGB").resize((224, 224)), np.float32)
-    return (torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255 - 0.45) / 0.226
 
 
 def on_meta(builder: Callable[..., nn.Module], *arguments: Any, **options: Any) -> nn.Module:
@@ -183,7 +170,7 @@ def test_multiply_adds_that_he_et_al_give() -> None:
 
 @pytest.mark.parametrize("name", [*IN_THE_GATE, *LARGE])
 def test_networks_equal_torchvisions_and_timms_on_a_photo(name: str) -> None:
-    images = photo()
+    images = squeezed(1)
     torch.manual_seed(0)
     ours = MEMBERS[name][0]()
     theirs = filled(on_meta(torchvision.models.get_model, name), ours.state_dict())
@@ -225,7 +212,7 @@ def test_a_seed_draws_torchvisions_first_weights(name: str) -> None:
 @pytest.mark.soak
 @pytest.mark.parametrize("name", ["vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn"])
 def test_evaluation_has_torchvisions_gradients(name: str) -> None:
-    images = photo()
+    images = squeezed(1)
     torch.manual_seed(0)
     ours = MEMBERS[name][0]()
     randomise_biases(ours)

@@ -1,8 +1,5 @@
 import re
 import sys
-import tarfile
-from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,23 +13,16 @@ from torch import Tensor, nn
 
 from deepcnn.errors import ConfigError
 from deepcnn.models import accepts, num_parameters, zoo
+from photos import DATA, first_photos
 
-DATA = Path(__file__).parents[2] / "shared/data"
-PHOTOS = DATA / "imagenet-200.tar"
+NAMES = {"torchvision": zoo.torchvision_names, "timm": zoo.timm_names}
 WEIGHTS = DATA / "weights/mobilenetv2_100-imagenet.safetensors"
 
 
 @pytest.fixture(scope="module")
 def photos() -> list[tuple[str, Tensor]]:
     """Twenty photos, the short side 256 and the middle 224, with the numbers of their classes."""
-    if not PHOTOS.exists():
-        pytest.skip(f"{PHOTOS} is not there")
-    found = []
-    with tarfile.open(PHOTOS) as archive:
-        for member in islice((m for m in archive if m.isfile()), 20):
-            with archive.extractfile(member) as file, Image.open(file) as image:  # type: ignore[union-attr]
-                found.append((Path(member.name).name[:9], middle(image.convert("RGB"))))
-    return found
+    return [(number, middle(image)) for number, image in first_photos(20)]
 
 
 def middle(image: Image.Image) -> Tensor:  # 3 224 224
@@ -111,7 +101,7 @@ def test_channels_classes_and_gradients(name: str, side: int, channels: int) -> 
 
 def test_all_of_torchvision_can_be_built_for_grey_images_and_run() -> None:
     state = torch.get_rng_state()
-    names = zoo.names("torchvision")
+    names = zoo.torchvision_names()
     assert {"alexnet", "resnet50", "vit_b_16", "inception_v3", "regnet_x_400mf"} <= set(names)
     assert not {"fasterrcnn_resnet50_fpn", "r3d_18", "deeplabv3_resnet50"} & set(names)
     families = {re.split(r"\d|_", name)[0]: name for name in reversed(names)}
@@ -127,7 +117,7 @@ def test_all_of_torchvision_can_be_built_for_grey_images_and_run() -> None:
 @pytest.mark.parametrize(("library", "every"), [("torchvision", 1), ("timm", 25)])
 def test_others_can_be_built_for_grey_images_and_run(library: str, every: int) -> None:
     refused = []
-    for name in zoo.names(library)[::every]:
+    for name in NAMES[library]()[::every]:
         entry = zoo.landmark(f"{library}/{name}")
         channels = 3 if name.startswith("csatv2") else 1  # by its own account for three only
         if not accepts(entry, 10, channels, entry.card.input[1]):
@@ -319,15 +309,15 @@ def test_unknown_names(name: str, message: str) -> None:
 
 def test_names() -> None:
     for library, some in (("torchvision", "vgg16"), ("timm", "mobilenetv2_100")):
-        listed = zoo.names(library)
+        listed = NAMES[library]()
         assert some in listed
         assert len(listed) == len(set(listed))
         assert all(zoo.landmark(f"{library}/{name}").card.input[1] > 0 for name in listed[::40])
-    left_out = set(timm.list_models()) - set(zoo.names("timm"))
+    left_out = set(timm.list_models()) - set(zoo.timm_names())
     assert left_out
     assert all(name.endswith("_enc") for name in left_out)
     with pytest.raises(ConfigError, match="unknown library 'keras'"):
-        zoo.names("keras")
+        zoo.landmark("keras/VGG16")
 
 
 @pytest.mark.parametrize("library", ["torchvision", "timm"])
@@ -337,6 +327,6 @@ def test_a_missing_library_is_named_with_the_command_to_install_it(
     for module in (library, f"{library}.models"):
         monkeypatch.setitem(sys.modules, module, None)  # what makes an import fail
     message = f"^networks of {library} need {library}, .*: pip install 'deepcnn\\[zoo\\]'$"
-    for ask in (lambda: zoo.landmark(f"{library}/resnet18"), lambda: zoo.names(library)):
+    for ask in (lambda: zoo.landmark(f"{library}/resnet18"), NAMES[library]):
         with pytest.raises(ConfigError, match=message):
             ask()
