@@ -34,10 +34,19 @@ def identity(recipe: str, further: Sequence[str]) -> dict[str, Any]:
     """What must be the same for two seeds to belong to one result."""
     return {
         "recipe": recipe,
-        "options": list(further),
+        "options": without_root(further),
         "code": code_digest(),
         "machine": machine(find_device("auto")),
     }
+
+
+def without_root(further: Sequence[str]) -> list[str]:
+    """Options less the folder the data lie in, which says nothing about the result."""
+    options = list(further)
+    if "--data.root" in options:
+        place = options.index("--data.root")
+        del options[place : place + 2]
+    return options
 
 
 def code_digest() -> str:
