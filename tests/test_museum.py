@@ -129,7 +129,7 @@ def test_fifty_images_are_learnt_by_heart(name: str) -> None:
     torch.manual_seed(0)
     model = BF16.place(build(name, 10, 1, side))
     images, labels = fashion(50, side)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATES.get(name, 1e-3))
+    optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATES.get(name, 1e-3), fused=True)
     for step in range(STEPS):
         torch.manual_seed(step)
         with BF16.autocast():
