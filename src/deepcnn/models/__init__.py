@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from deepcnn.errors import ConfigError, look_up
 from deepcnn.models import (
     alexnet,
+    alexnet28,
     alexnet_texts,
     cards,
     googlenet,
@@ -47,6 +48,7 @@ MODELS: dict[str, Landmark] = {
     "alexnet-d2l": Landmark(alexnet_texts.AlexNetD2L, cards.texts.ALEXNET_D2L),
     "alexnet-gluon": Landmark(alexnet_texts.AlexNetGluon, cards.texts.ALEXNET_GLUON),
     "alexnet-slides": Landmark(alexnet_texts.AlexNetSlides, cards.texts.ALEXNET_SLIDES),
+    "alexnet-28": Landmark(alexnet28.AlexNet28, cards.compact.ALEXNET28),
     "vgg11": Landmark(vgg.vgg11, cards.vgg.VGG11, takes_side=True),
     "vgg13": Landmark(vgg.vgg13, cards.vgg.VGG13, takes_side=True),
     "vgg16": Landmark(vgg.vgg16, cards.vgg.VGG16, takes_side=True),
