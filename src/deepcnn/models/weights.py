@@ -17,28 +17,42 @@ SHOWN = 10  # keys of each kind in a message
 def load_weights(model: nn.Module, path: Path) -> list[str]:
     """Fill a model from a safetensors file; return a sentence for each thing that had to be fitted.
 
-    A first convolution for other input channels is fitted by `fit_channels`. A last layer for
-    another number of classes keeps the weights it has. Raises ConfigError for a file that cannot
-    be read and, with the first keys of each kind, for one that belongs to another network.
+    Fits as `fill` does; raises ConfigError also for a file that cannot be read.
     """
-    tensors, own, notes = read(path), model.state_dict(), []
-    first, last = _ends(model)
+    return fill(model, read(path), path)
+
+
+def fill(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> list[str]:
+    """Fill a model with the tensors of `path`; return a sentence for each that had to be fitted.
+
+    A first convolution for other input channels is fitted by `fit_channels`. A last layer for
+    another number of classes, or one that the file lacks, keeps the weights it has; so do auxiliary
+    heads for another number. Raises ConfigError, with the model as it was, for numbers that are
+    not finite and, with the first keys of each kind, for tensors of another network.
+    """
+    _require_finite(path, tensors)
+    fitted, own, notes = dict(tensors), model.state_dict(), []
+    first, last = ends(model)
     key = f"{first}.weight"
-    if first and key in tensors and _differ_only_at(1, tensors[key], own[key]):
+    if first and key in fitted and _differ_only_at(1, fitted[key], own[key]):
         notes.append(
-            f"{key} was made for {tensors[key].shape[1]} channels and is fitted to "
+            f"{key} was made for {fitted[key].shape[1]} channels and is fitted to "
             f"{own[key].shape[1]}"
         )
-        tensors[key] = fit_channels(tensors[key], own[key].shape[1])
-    for key in (f"{last}.weight", f"{last}.bias"):
-        if last and key in tensors and key in own and _differ_only_at(0, tensors[key], own[key]):
-            notes.append(
-                f"{key} was made for {len(tensors[key])} classes and begins anew for "
-                f"{len(own[key])}"
-            )
-            tensors[key] = own[key]
-    _require_same_keys(path, tensors, own)
-    model.load_state_dict({**_counters(own), **tensors})
+        fitted[key] = fit_channels(fitted[key], own[key].shape[1])
+    for key in _for_other_classes(last, fitted, own):
+        notes.append(
+            f"{key} was made for {len(fitted[key])} classes and begins anew for {len(own[key])}"
+        )
+        fitted[key] = own[key]
+    head = [key for key in (f"{last}.weight", f"{last}.bias") if key in own]
+    if head and own.keys() - fitted.keys() - _counters(own).keys() == set(head):
+        notes.append(f"{path.name} has no {' and '.join(head)}: the last layer begins anew")
+        fitted |= {key: own[key] for key in head}
+    _require_same_keys(path, fitted, own)
+    # The model's own dictionary carries the versions of its layers, without which some are refused.
+    own.update(fitted)
+    model.load_state_dict(own)
     return notes
 
 
@@ -70,15 +84,44 @@ def fit_channels(weight: Tensor, channels: int) -> Tensor:
     return repeated * (old / channels)
 
 
-def _ends(model: nn.Module) -> tuple[str, str]:
-    """Names of the first convolution and the last dense layer, or convolution, of a network."""
-    layers = [
-        (name, layer)
+def ends(model: nn.Module) -> tuple[str, str]:
+    """Names of the first convolution and the last dense layer, or convolution, of a network.
+
+    A network with auxiliary heads has its own last layer at the top and those of the heads below.
+    """
+    layers = {
+        name: layer
         for name, layer in model.named_modules()
         if isinstance(layer, nn.Conv2d | nn.Linear)
+    }
+    first = next((name for name, layer in layers.items() if isinstance(layer, nn.Conv2d)), "")
+    own = [name for name in layers if not (hasattr(model, "auxiliary_weight") and "." in name)]
+    return first, own[-1] if own else ""
+
+
+def _for_other_classes(last: str, found: dict[str, Tensor], own: dict[str, Tensor]) -> list[str]:
+    """Keys of the last layers, auxiliary ones too, if the file's are for other classes."""
+    key = f"{last}.weight"
+    if key not in found or key not in own:
+        return []
+    classes = (len(found[key]), len(own[key]))
+    return [
+        key
+        for key in own
+        if key in found
+        and _differ_only_at(0, found[key], own[key])
+        and (len(found[key]), len(own[key])) == classes
     ]
-    first = next((name for name, layer in layers if isinstance(layer, nn.Conv2d)), "")
-    return first, layers[-1][0] if layers else ""
+
+
+def _require_finite(path: Path, tensors: dict[str, Tensor]) -> None:
+    for key, tensor in tensors.items():
+        if not tensor.float().isfinite().all():
+            raise ConfigError(
+                f"model.weights: {path} holds numbers in {key} that are infinite or not numbers at "
+                "all, as a training that failed leaves them, or a file without this part; choose "
+                "other weights"
+            )
 
 
 def _differ_only_at(dimension: int, one: Tensor, other: Tensor) -> bool:
