@@ -25,7 +25,8 @@ from deepcnn import models, runlog
 from deepcnn.config import Config
 from deepcnn.device import find_device
 from deepcnn.recipes import alexnet_fashion_mnist
-from deepcnn.run import Run, begin
+from deepcnn.begin import begin
+from deepcnn.run import Run
 from deepcnn.train import train_epoch
 from sides import side
 

@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -302,15 +302,15 @@ def small_disk(folder: str, num_bytes: int, copy: str, more_at: int = 0) -> Call
 
 def spoil_images(number: int, patch: Any = setattr) -> None:
     """Prepare to train batch `number`, from 1, on pixels that are not numbers."""
-    original, calls = Source.batch, itertools.count(1)
+    original, calls = Source.batches, itertools.count(1)
 
-    def batch(source: Source, indices: Tensor, *training: Any) -> Any:
-        result = original(source, indices, *training)
-        if training and next(calls) == number:
-            result.images.fill_(float("nan"))
-        return result
+    def batches(source: Source, groups: Iterable[Tensor], *training: Any) -> Iterator[Any]:
+        for result in original(source, groups, *training):
+            if any(training) and next(calls) == number:
+                result.images.fill_(float("nan"))
+            yield result
 
-    patch(Source, "batch", batch)
+    patch(Source, "batches", batches)
 
 
 # Done in the process of the command before it begins; what is returned is done after its end.

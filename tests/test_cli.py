@@ -167,15 +167,15 @@ BAD_SETTINGS = [
     ("data.name", "mnits", r"unknown data set 'mnits'; did you mean mnist\?.* fashion-mnist"),
     ("data.name", "./nowhere", r"nowhere is not a folder; give the folder"),
     ("data.name", "./file", r"file is not a folder; give the folder"),
-    ("data.name", "./empty", r"empty holds no data set: expected train-images-idx3-ubyte"),
+    ("data.name", "./empty", r"'empty' holds no pictures in class folders"),
     ("data.name", "./damaged", r"damaged/train-images\S* is damaged .* expected whole, undamaged"),
     ("data.name", "./hollow", r"train-labels\S* is damaged .* an empty file, expected 00 00 08"),
     ("data.name", "./partial", r"expected a file at partial/t10k-images\S*, found nothing"),
     ("data.size", "-1", r"data\.size is -1, expected at least 0"),
     ("data.size", "7", r"compact cannot take 7x7 images; it takes images of at least 8x8 pixels"),
     ("data.pad", "-1", r"data\.pad is -1, expected at least 0"),
-    ("data.validation", "-1", r"data\.validation is -1, expected at least 0"),
-    ("data.validation", "96", r"cannot hold out 96 of the 96 images .* between 1 and 95, or 0"),
+    ("data.validation", "-1", r"data\.validation is -1\.0, expected at least 0"),
+    ("data.validation", "96", r"cannot hold out 96 of 96 images: .* between 1 and 95, or 0"),
     ("model.name", "lenett", r"unknown model 'lenett'; did you mean lenet\?"),
     ("model.name", "lenet", r"lenet cannot take 12x12 images; it takes images from 32x32 to 35x35"),
     ("model.init", "xaver", r"unknown initialiser 'xaver'; did you mean xavier\?"),
@@ -234,7 +234,7 @@ BAD_REQUESTS = [
     ("data fetch ./toy", r"unknown data set './toy'"),
     ("data show", r"NAME"),
     ("data show nope", r"unknown data set 'nope'"),
-    ("data show ./empty", r"empty holds no data set"),
+    ("data show ./empty", r"'empty' holds no pictures in class folders"),
     ("data show ./toy --per-class 0", r"--per-class is 0, expected at least 1"),
     ("data show ./toy --out nowhere/sheet.png", r"cannot write nowhere/sheet\.png: No such file"),
     ("data show ./toy --split half", r"half.*--split.*train.*test"),
@@ -385,9 +385,9 @@ def test_a_signal_between_pictures(
 ) -> None:
     decode = predict.decode
 
-    def kill_then_decode(path: Path, channels: int) -> object:
+    def kill_then_decode(path: Path, channels: int, least: int) -> object:
         os.kill(os.getpid(), number)
-        return decode(path, channels)
+        return decode(path, channels, least)
 
     monkeypatch.setattr(predict, "decode", kill_then_decode)
     assert call("predict", "run", "dark.png", "dark.png") == 128 + number

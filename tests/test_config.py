@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from deepcnn.checked import Section, Value
 from deepcnn.config import (
     SECTIONS,
     Augment,
@@ -12,9 +13,8 @@ from deepcnn.config import (
     Hardware,
     Model,
     Optim,
-    Section,
     Train,
-    Value,
+    Transfer,
     descriptions,
     flat,
 )
@@ -24,17 +24,33 @@ LARGE = 10**30
 
 # For each numeric setting the values at the edges of what is legal, and those just beyond.
 EDGES: dict[str, tuple[list[float], list[float]]] = {
-    "data.validation": ([0, LARGE], [-1]),
+    "data.validation": ([0, 0.1, 1e30], [-1]),
+    "data.test": ([0, 0.1, 1e30], [-1]),
+    "data.keep": ([0.1, 1], [0.09, 1.01]),
     "data.size": ([0, 4_096], [-1, 4_097]),
     "data.pad": ([0, 512], [-1, 513]),
     "augment.crop": ([0, 64], [-1, 65]),
+    "augment.crop_area": ([0.0, 1.0], [-0.1, 1.1]),
+    "augment.rotate": ([0.0, 180.0], [-1.0, 180.1]),
+    "augment.zoom": ([0.0, 0.99], [-0.1, 1.0]),
+    "augment.brightness": ([0.0, 10.0], [-0.1, 10.1]),
+    "augment.contrast": ([0.0, 10.0], [-0.1, 10.1]),
+    "augment.saturation": ([0.0, 10.0], [-0.1, 10.1]),
+    "augment.hue": ([0.0, 0.5], [-0.1, 0.51]),
+    "augment.pca_noise": ([0.0, 100.0], [-0.1, 100.1]),
+    "augment.erase": ([0.0, 1.0], [-0.1, 1.1]),
+    "augment.mixup": ([0.0, 100.0], [-0.1, 100.1]),
+    "augment.cutmix": ([0.0, 100.0], [-0.1, 100.1]),
     "optim.lr": ([1e-300, 1e6], [0.0, -0.1, 1.000001e6]),
     "optim.momentum": ([0.0, 0.999], [-0.1, 1.0, 2.0]),
     "optim.weight_decay": ([0.0, 1e30], [-1e-9]),
     "optim.l1": ([0.0, 1e30], [-1e-9]),
     "optim.warmup": ([0.0, 0.999], [-0.1, 1.0]),
     "optim.clip_norm": ([0.0, 1e30], [-1e-9]),
-    "train.epochs": ([1, 100_000], [0, -1, 100_001]),
+    "train.epochs": ([0, 1, 100_000], [-1, 100_001]),
+    "train.patience": ([0, 1, LARGE], [-1]),
+    "transfer.unfreeze_at": ([0.0], [-0.1, 1.1]),  # above 0 it needs a stage
+    "transfer.stage_decay": ([1e-9, 1.0], [0.0, -0.1, 1.1]),
     "train.batch_size": ([1, LARGE], [0, -1]),
     "train.accumulate": ([1, LARGE], [0, -1]),
     "train.label_smoothing": ([0.0, 0.999], [-0.1, 1.0]),
@@ -44,8 +60,13 @@ EDGES: dict[str, tuple[list[float], list[float]]] = {
     "hardware.threads": ([0, 4_096], [-1, 4_097]),
 }
 CHOICES = {
+    "data.on_bad": {"stop", "skip"},
+    "data.geometry": {"crop", "squash", "letterbox"},
+    "data.interpolation": {"bilinear", "bicubic"},
+    "train.keep": {"last", "best"},
     "data.pixels": {"standardized", "unit", "raw"},
     "augment.flip": {"none", "random", "alternating"},
+    "augment.policy": {"none", "randaugment", "trivialaugment"},
     "optim.name": {"sgd", "adamw"},
     "optim.schedule": {"constant", "step", "cosine", "triangular"},
     "hardware.precision": {"auto", "fp32", "bf16", "fp16"},
@@ -149,13 +170,13 @@ def test_a_configuration_cannot_be_changed(part: Config | Section) -> None:
 
 def test_flat_names_every_value_in_full() -> None:
     config = Config(
-        Data(size=3), Model(init="he"), Augment(crop=1), Optim(lr=0.5), Train(seed=4),
-        Hardware(threads=2),
+        Data(size=3), Model(init="he"), Transfer(probe=True), Augment(crop=1), Optim(lr=0.5),
+        Train(seed=4), Hardware(threads=2),
     )  # fmt: skip
     values: dict[str, Value] = flat(config)
     changed = {key: value for key, value in values.items() if value != flat(Config())[key]}
     assert changed == {
-        "data.size": 3, "model.init": "he", "augment.crop": 1, "optim.lr": 0.5, "train.seed": 4,
-        "hardware.threads": 2,
+        "data.size": 3, "model.init": "he", "transfer.probe": True, "augment.crop": 1,
+        "optim.lr": 0.5, "train.seed": 4, "hardware.threads": 2,
     }  # fmt: skip
     assert len(values) == sum(len(section) for section in asdict(config).values())

@@ -82,7 +82,7 @@ def test_every_image_is_held_out_as_often_as_any_other() -> None:
 
 @pytest.mark.parametrize("number", [-1, 0, 4, 5])
 def test_an_impossible_split_is_refused(number: int) -> None:
-    message = f"cannot hold out {number} of the 4 images of toy: choose data.validation between 1"
+    message = f"cannot hold out {number} of 4 images: choose data.validation between 1"
     with pytest.raises(DataError, match=message):
         split_off(image_set([0, 1, 0, 1]), number, 0)
 

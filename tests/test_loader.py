@@ -1,14 +1,25 @@
+import threading
+from dataclasses import replace
+from pathlib import Path
+from types import GeneratorType
+
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from torchvision.transforms import v2
 
 from deepcnn.config import Augment
-from deepcnn.data.augment import augment, draw
+from deepcnn.data import loader
+from deepcnn.data.augment import augment, draw, pick, windows
 from deepcnn.data.images import ImageSet
 from deepcnn.data.loader import Source, batch_slices, in_order, order, source
+from deepcnn.data.photos import Photos
 from deepcnn.data.preprocess import Preprocess
+from deepcnn.errors import ImageError
+from picture_files import looked_at, write_pictures
 
 NUM_IMAGES = 23
 # Pixels stay what they are, so that a batch can be compared with the stored images bit by bit.
@@ -18,10 +29,13 @@ seeds = st.integers(0, 2**63 - 1)
 epochs = st.integers(0, 10_000)
 
 
+def stored_pixels() -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (NUM_IMAGES, 2, 4, 4), dtype=np.uint8)
+
+
 def stored() -> ImageSet:
-    rng = np.random.default_rng(0)
-    pixels = rng.integers(0, 256, (NUM_IMAGES, 2, 4, 4), dtype=np.uint8)
-    return ImageSet("toy", pixels, rng.integers(0, 3, NUM_IMAGES), ("a", "b", "c"))
+    labels = np.random.default_rng(1).integers(0, 3, NUM_IMAGES)
+    return ImageSet("toy", stored_pixels(), labels, ("a", "b", "c"))
 
 
 def toy(preprocess: Preprocess) -> Source:
@@ -89,7 +103,7 @@ def test_in_order_yields_every_image_once_whatever_the_batch_size() -> None:
         batches = list(in_order(toy(RAW), batch_size))
         assert max(len(batch.labels) for batch in batches) <= batch_size
         pixels = torch.cat([batch.images for batch in batches]).numpy()
-        np.testing.assert_allclose(pixels, images.images, rtol=1e-6)
+        np.testing.assert_allclose(pixels, stored_pixels(), rtol=1e-6)
         assert torch.cat([batch.labels for batch in batches]).tolist() == images.labels.tolist()
         assert torch.cat([batch.indices for batch in batches]).tolist() == list(range(NUM_IMAGES))
 
@@ -102,7 +116,7 @@ chosen = st.lists(st.integers(0, NUM_IMAGES - 1), min_size=1, max_size=40)
 def test_a_batch_is_the_gathered_images_preprocessed(indices: list[int]) -> None:
     images = stored()
     batch = toy(SCALED).batch(torch.tensor(indices))
-    assert torch.equal(batch.images, SCALED(gathered(images.images, indices)))
+    assert torch.equal(batch.images, SCALED(gathered(stored_pixels(), indices)))
     assert batch.images.dtype == torch.float32
     assert batch.labels.tolist() == images.labels[indices].tolist()
     assert batch.indices.tolist() == indices
@@ -115,7 +129,7 @@ def test_an_augmented_batch_is_the_gathered_augmented_images_preprocessed(
 ) -> None:
     options = Augment(flip="random", crop=2)
     parameters = draw(options, seed, epoch, NUM_IMAGES)
-    whole = augment(torch.from_numpy(stored().images), options, parameters).numpy()
+    whole = augment(torch.from_numpy(stored_pixels()), options, parameters).numpy()
     batch = toy(SCALED).batch(torch.tensor(indices), options, parameters)
     assert torch.equal(batch.images, SCALED(gathered(whole, indices)))
 
@@ -132,4 +146,155 @@ def test_without_augmentation_settings_a_batch_is_not_augmented() -> None:
 
 def test_a_source_holds_bytes() -> None:
     images = toy(RAW)
+    assert isinstance(images.images, torch.Tensor)
     assert (images.images.dtype, images.labels.dtype) == (torch.uint8, torch.int64)
+
+
+PHOTO = Preprocess(3, 14, 1, (0.3, 0.4, 0.5), (0.2, 0.5, 0.3), geometry="crop", keep=0.9)
+NUM_PHOTOS = 20
+BATCH_SIZES = (1, 3, 8, NUM_PHOTOS, 100)
+WINDOWS = Augment(crop_area=0.2, flip="random")
+
+
+def photo_set(folder: Path, is_kept: bool = True) -> ImageSet:
+    photos = looked_at(write_pictures(folder / "pictures", NUM_PHOTOS), folder / "cache")
+    if not is_kept:
+        photos = Photos(replace(photos.scan, kept=None), photos.rows)
+    assert (photos.scan.kept is not None) == is_kept
+    return ImageSet("own", photos, np.arange(NUM_PHOTOS) % 3, ("a", "b", "c"))
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["kept", "not kept"])
+def photos(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ImageSet:
+    return photo_set(tmp_path_factory.mktemp("photos"), request.param)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> ImageSet:
+    """Pictures that are read when they are asked for."""
+    return photo_set(tmp_path, is_kept=False)
+
+
+def in_files(images: ImageSet, preprocess: Preprocess = PHOTO) -> Source:
+    return source(images, preprocess, torch.device("cpu"))
+
+
+def picture(images: ImageSet, index: int) -> torch.Tensor:
+    assert isinstance(images.images, Photos)
+    return images.images.pixels(index)
+
+
+def framed(images: ImageSet, indices: list[int], preprocess: Preprocess = PHOTO) -> torch.Tensor:
+    return torch.stack([preprocess.frame(picture(images, index)) for index in indices])
+
+
+@pytest.mark.parametrize("geometry", ["crop", "squash", "letterbox"])
+def test_batches_of_photos_are_framed_and_normalised(geometry: str, photos: ImageSet) -> None:
+    preprocess = replace(PHOTO, geometry=geometry)
+    expected = preprocess(framed(photos, list(range(NUM_PHOTOS)), preprocess))
+    assert expected.shape == (NUM_PHOTOS, 3, 16, 16)
+    for batch_size in BATCH_SIZES:
+        batches = list(in_order(in_files(photos, preprocess), batch_size))
+        assert torch.equal(torch.cat([batch.images for batch in batches]), expected)
+        assert torch.cat([batch.labels for batch in batches]).tolist() == photos.labels.tolist()
+        assert torch.cat([batch.indices for batch in batches]).tolist() == list(range(NUM_PHOTOS))
+
+
+@pytest.mark.parametrize(("threads", "ahead"), [(1, 0), (2, 3), (8, 1)])
+def test_threads_do_not_change_batches(
+    threads: int, ahead: int, photos: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parameters = draw(WINDOWS, 7, 1, NUM_PHOTOS)
+    groups = [torch.tensor([3, 1, 4]), torch.arange(NUM_PHOTOS), torch.tensor([19, 19])]
+    expected = list(in_files(photos).batches(groups, WINDOWS, parameters))
+    monkeypatch.setattr(loader, "available_threads", lambda: threads)
+    monkeypatch.setattr(loader, "PORTION", 1)
+    monkeypatch.setattr(loader, "AHEAD", ahead)
+    # On the CPU nothing is read in advance, unless somebody says that this is not it.
+    readings = loader.read(photos_of(photos), groups, PHOTO, parameters, torch.device("meta"))
+    ours = in_files(photos).batches(groups, WINDOWS, parameters)
+    for one, other, reading in zip(expected, ours, readings, strict=True):
+        assert torch.equal(one.images, other.images)
+        assert torch.equal(one.indices, other.indices)
+        assert torch.equal(one.indices, torch.from_numpy(reading.positions))
+        pixels = augment(
+            torch.from_numpy(reading.pixels), WINDOWS, pick(parameters, other.indices), cropped=True
+        )
+        assert torch.equal(PHOTO(pixels), one.images)
+
+
+def photos_of(images: ImageSet) -> Photos:
+    assert isinstance(images.images, Photos)
+    return images.images
+
+
+chosen_photos = st.lists(st.integers(0, NUM_PHOTOS - 1), min_size=1, max_size=12)
+
+
+@settings(max_examples=50)
+@given(chosen_photos, seeds, epochs)
+def test_random_windows_are_cut_out_as_torchvision_does(
+    photos: ImageSet, indices: list[int], seed: int, epoch: int
+) -> None:
+    parameters = draw(WINDOWS, seed, epoch, NUM_PHOTOS)
+    sides = torch.from_numpy(photos_of(photos).sizes).long()
+    boxes = windows(parameters, *sides.unbind(1))
+    assert boxes is not None
+    expected = []
+    for index in indices:
+        top, left, height, width = map(int, boxes[index])
+        assert 0 <= top <= top + height <= sides[index, 0]
+        assert 0 <= left <= left + width <= sides[index, 1]
+        square = v2.functional.resized_crop(
+            picture(photos, index), top, left, height, width, [14, 14], antialias=True
+        )
+        expected.append(square.flip(-1) if parameters["flip"][index] else square)
+    batch = in_files(photos).batch(torch.tensor(indices), WINDOWS, parameters)
+    assert torch.equal(batch.images, PHOTO(torch.stack(expected)))
+
+
+@settings(max_examples=30)
+@given(chosen_photos, seeds, epochs)
+def test_other_changes_come_after_the_frame(
+    photos: ImageSet, indices: list[int], seed: int, epoch: int
+) -> None:
+    options = Augment(flip="random", crop=2, erase=0.5)
+    parameters = draw(options, seed, epoch, NUM_PHOTOS)
+    whole = augment(framed(photos, list(range(NUM_PHOTOS))), options, parameters)
+    batch = in_files(photos).batch(torch.tensor(indices), options, parameters)
+    assert torch.equal(batch.images, PHOTO(whole[indices]))
+
+
+def test_a_subset_of_photos_is_read_by_its_own_positions(photos: ImageSet) -> None:
+    few = photos.subset(np.array([11, 2, 7]), "few")
+    batch = in_files(few).batch(torch.tensor([2, 0]))
+    assert torch.equal(batch.images, PHOTO(framed(photos, [7, 11])))
+    assert batch.labels.tolist() == photos.labels[[7, 11]].tolist()
+
+
+@pytest.mark.parametrize("options", [None, WINDOWS])
+def test_a_picture_that_cannot_be_read_is_named(options: Augment | None, files: ImageSet) -> None:
+    path = Path(photos_of(files).name(13))
+    path.write_bytes(path.read_bytes()[:40])
+    parameters = draw(options, 0, 0, NUM_PHOTOS) if options else None
+    groups = [torch.arange(k, k + 5) for k in range(0, NUM_PHOTOS, 5)]
+    batches = in_files(files).batches(groups, options, parameters)
+    assert [next(batches).indices[0], next(batches).indices[0]] == [0, 5]
+    with pytest.raises(ImageError, match=r"13\.jpg (cannot be read|is not a picture)"):
+        next(batches)
+
+
+def test_a_picture_that_shrinks_is_named_rather_than_cut_beside(files: ImageSet) -> None:
+    path = Path(photos_of(files).name(1))
+    path.write_bytes(Path(photos_of(files).name(2)).read_bytes())
+    with pytest.raises(ImageError, match=r"01\.jpg is another picture than"):
+        in_files(files).batch(torch.tensor([0, 1]), WINDOWS, draw(WINDOWS, 0, 0, NUM_PHOTOS))
+
+
+def test_batches_given_up_leave_no_threads(files: ImageSet) -> None:
+    before = threading.active_count()
+    batches = in_files(files).batches(torch.arange(k, k + 2) for k in range(0, NUM_PHOTOS, 2))
+    next(batches)
+    assert isinstance(batches, GeneratorType)
+    batches.close()
+    assert threading.active_count() == before

@@ -17,7 +17,13 @@ from deepcnn.models import MODELS, build, check_input, find, load_weights, num_p
 SMALL_SIDE, TINY_SIDE = 32, 16
 BF16 = Policy("cpu", "bf16", "channels_last", 2)
 STEPS = 400
-LEARNING_RATES = {"mlp": 0.03, "lenet-sigmoid": 0.01}  # 0.001 where none is given
+LEARNING_RATES = {  # 0.001 where none is given
+    "mlp": 0.03,
+    "lenet-sigmoid": 0.01,
+    "vgg16": 1e-4,
+    "vgg19": 1e-4,
+    "vgg11-slides": 1e-4,
+}
 GATE = 12_000_000  # parameters: larger networks are for the soak run
 SIZED = [name for name, landmark in MODELS.items() if landmark.takes_side]
 

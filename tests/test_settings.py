@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepcnn.config import SECTIONS, Config, Optim, Section, Train, Value, flat
+from deepcnn.checked import Section, Value
+from deepcnn.config import SECTIONS, Config, Optim, Train, flat
 from deepcnn.errors import ConfigError
 from deepcnn.settings import from_dict, override, resolve, to_toml
 
@@ -28,7 +29,7 @@ def legal(item: Any) -> st.SearchStrategy[Any]:
     if item.type is int:
         edges = [number for number in INTEGERS if metadata["legal"](number)]
         return st.sampled_from(edges) | st.integers(1, 64)
-    inside = st.floats(0, 1, exclude_min=True, exclude_max=True)
+    inside = st.floats(0, 1, exclude_min=True, exclude_max=True).filter(metadata["legal"])
     if item.type is float:
         return st.sampled_from([x for x in FLOATS if metadata["legal"](x)]) | inside
     others = {bool: st.booleans(), str: text}
@@ -47,7 +48,18 @@ def reconcile(parts: Mapping[str, Any]) -> Config:
     if not optim.momentum:
         optim = replace(optim, nesterov=False)
     train = replace(train, accumulate=min(train.accumulate, train.batch_size))
-    return Config(**{**parts, "optim": optim, "train": train})
+    data = parts["data"]
+    shares = {
+        name: value if value < 1 else float(int(value))
+        for name, value in (("validation", data.validation), ("test", data.test))
+    }
+    data = replace(data, **shares, mean=data.std)
+    transfer = parts["transfer"]
+    if not transfer.freeze:
+        transfer = replace(transfer, unfreeze_at=0.0)
+    return Config(
+        **{**parts, "data": data, "transfer": transfer, "optim": optim, "train": train}
+    )
 
 
 configs = st.fixed_dictionaries({name: sections(kind) for name, kind in SECTIONS.items()}).map(

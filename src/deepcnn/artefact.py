@@ -85,11 +85,7 @@ def _build(files: Mapping[str, bytes], folder: Path) -> Artefact:
         raise RunError(f"{folder} has schema {meta['schema']}, this version reads {SCHEMA}")
     facts = meta["preprocess"]
     preprocess = Preprocess(
-        facts["channels"],
-        facts["size"],
-        facts["pad"],
-        tuple(facts["mean"]),
-        tuple(facts["std"]),
+        **facts | {"mean": tuple(facts["mean"]), "std": tuple(facts["std"])},
     )
     model = models.build(
         meta["model"], len(meta["classes"]), preprocess.channels, preprocess.input_size

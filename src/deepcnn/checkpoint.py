@@ -72,12 +72,17 @@ def load_newest(folder: Path, state: TrainState) -> tuple[Path | None, list[str]
     passed_over = []
     for place in sorted(folder.glob("step-*"), reverse=True):
         try:
-            _from_files(read_folder(place), state)
+            load(place, state)
         except Damaged as reason:
             passed_over.append(f"passed over {place.name}: {reason}")
             continue
         return place, passed_over
     return None, passed_over
+
+
+def load(place: Path, state: TrainState) -> None:
+    """Fill `state` from one checkpoint. Raises Damaged where it is not what was committed."""
+    _from_files(read_folder(place), state)
 
 
 def discard_after(folder: Path, step: int) -> None:

@@ -13,8 +13,9 @@ from typing import Annotated, Literal
 from cyclopts import App, CycloptsError, Parameter, UnknownOptionError, UnusedCliTokensError
 
 from deepcnn import __version__, interrupt
-from deepcnn.config import descriptions
-from deepcnn.errors import ConfigError, DeepcnnError, Interrupted, RunError, look_up
+from deepcnn.cli_data import data, write
+from deepcnn.config import Config, descriptions
+from deepcnn.errors import ConfigError, DeepcnnError, Interrupted, look_up
 from deepcnn.files import cache_folder
 from deepcnn.recipes import RECIPES
 from deepcnn.settings import resolve, to_toml
@@ -29,7 +30,6 @@ app = App(
     help_epilogue="`deepcnn COMMAND --help` explains a command; --debug shows tracebacks.",
     help_format="plaintext",
 )
-data = App(name="data", help="List, fetch and look at data sets.", help_format="plaintext")
 app.command(data)
 
 
@@ -160,12 +160,86 @@ def train(
     if print_config:
         print(to_toml(resolved, origins))
         return
+    _fit(resolved, out or Path("runs") / recipe, accept_change, json)
+
+
+@app.command
+def finetune(
+    data: str,
+    /,
+    *,
+    model: str = "timm/mobilenetv2_100",
+    weights: str = "default",
+    probe_only: Flag = False,
+    freeze: str | None = None,
+    unfreeze_at: str | None = None,
+    class_weights: Flag = False,
+    out: Path | None = None,
+    print_config: Flag = False,
+    accept_change: Flag = False,
+    json: Flag = False,
+    settings: Settings,
+) -> None:
+    """Fit a pretrained network to your own pictures; repeat the command to continue a run.
+
+    DATA is a folder with a folder of pictures for each class, or with such folders in train, val
+    and test; or a CSV file with the columns path and label. Any setting can be changed as with
+    `deepcnn train`. Examples:
+
+    deepcnn finetune photos
+    deepcnn finetune photos --model torchvision/resnet18
+    deepcnn finetune photos --model timm/mobilenetv2_100 --weights FILE.safetensors
+    deepcnn finetune photos --probe-only --seed 1
+
+    Parameters
+    ----------
+    data
+        Folder or CSV file of pictures.
+    model
+        Network that has weights. `deepcnn models` lists those of this package.
+    weights
+        A file, or a name such as IMAGENET1K_V1; `default` is the library's own choice.
+    probe_only
+        Fit the last layer only, in seconds.
+    freeze
+        Stage before which nothing trains; head, the default, stands for the last layer.
+    unfreeze_at
+        Share of the run by which all stages train, one after another from the last; 0: never.
+    class_weights
+        Count each class alike, however few pictures it has.
+    out
+        Run folder; default runs/finetune-DATA.
+    print_config
+        Print the settings and stop.
+    accept_change
+        Continue a run although its settings, data or machine are not what they were.
+    json
+        Print the result as JSON.
+
+    """
+    from deepcnn.finetune import plan
+
+    short = {
+        "transfer.freeze": freeze,
+        "transfer.unfreeze_at": unfreeze_at,
+        "train.class_weights": "true" if class_weights else None,
+        "train.epochs": "0" if probe_only else None,
+    }
+    options = {key: value for key, value in short.items() if value is not None} | settings
+    resolved, origins = resolve(("finetune", plan(data, model, weights)), None, os.environ, options)
+    if print_config:
+        print(to_toml(resolved, origins))
+        return
+    _fit(resolved, out or Path("runs") / f"finetune-{Path(data).stem}", accept_change, json)
+
+
+def _fit(config: Config, folder: Path, accept_change: bool, json: bool) -> None:
+    """Train, and print what came of it."""
     from deepcnn.report import result_in_words
     from deepcnn.train import fit
 
-    folder = out or Path("runs") / recipe
     try:
-        facts = fit(resolved, folder, cache_folder(), accept_change)
+        facts = fit(config, folder, cache_folder(), accept_change)
     except Interrupted as stop:
         command = f"{_program()} {shlex.join(sys.argv[1:])}"
         message = f"{stop}; continue with: {command}"
@@ -321,7 +395,7 @@ def models(
     if svg:
         from deepcnn.diagram import svg as drawn
 
-        _write(svg, drawn(description).encode())
+        write(svg, drawn(description).encode())
     print(to_json(description.as_dict(), ensure_ascii=False) if json else in_words(description))
 
 
@@ -330,82 +404,6 @@ def settings() -> None:
     """Explain every setting, which `deepcnn train --SETTING VALUE` changes."""
     for name, legal, description in descriptions():
         print(f"{name:<26}{description}{f' ({legal})' if legal else ''}")
-
-
-@data.command(name="list")
-def list_data() -> None:
-    """List the data sets that are known by name."""
-    from deepcnn.data import catalog
-
-    for name in catalog.names():
-        entry = catalog.entry(name)
-        megabytes = sum(file.size for file in entry.files) / 1e6
-        print(f"{name:<16}{len(entry.classes):>4} classes{megabytes:>8.1f} MB  "
-              f"{entry.licence}  {entry.home}")  # fmt: skip
-
-
-@data.command
-def fetch(name: str, /, *, root: str = "") -> None:
-    """Download a data set, verify it, and print where its files are.
-
-    Parameters
-    ----------
-    name
-        Data set; `deepcnn data list` lists them.
-    root
-        Folder to look in first and to download into; else $DEEPCNN_DATA, else the user's cache.
-    """
-    from deepcnn.data import catalog
-
-    for path in catalog.fetch(name, root).values():
-        print(path)
-
-
-@data.command
-def show(
-    name: str,
-    /,
-    *,
-    out: Path | None = None,
-    split: Literal["train", "test"] = "train",
-    per_class: int = 10,
-    root: str = "",
-) -> None:
-    """Draw a sheet with the first pictures of each class, as a PNG, and print the counts.
-
-    Parameters
-    ----------
-    name
-        Data set by name, or folder.
-    out
-        PNG file to write; default NAME-SPLIT.png.
-    split
-        train or test.
-    per_class
-        Pictures of each class.
-    root
-        Folder to look for data sets in first.
-    """  # fmt: skip
-    from deepcnn.data import catalog
-    from deepcnn.data.show import contact_sheet
-
-    if per_class < 1:
-        raise ConfigError(f"--per-class is {per_class}, expected at least 1")
-    images = catalog.load(name, split, root)
-    path = out or Path(f"{Path(name).name}-{split}.png")
-    picture = io.BytesIO()
-    contact_sheet(images, per_class).save(picture, format="PNG")
-    _write(path, picture.getvalue())
-    for label, count in zip(images.classes, images.class_counts(), strict=True):
-        print(f"{count:>8,}  {label}")
-    print(path)
-
-
-def _write(path: Path, content: bytes) -> None:
-    try:
-        path.write_bytes(content)  # as it is: PATH may be a device such as /dev/stdout
-    except OSError as error:
-        raise RunError(f"cannot write {path}: {error.strerror}; give another file") from error
 
 
 def _program() -> str:

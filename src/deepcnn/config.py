@@ -1,81 +1,55 @@
 """Everything that decides a run, as frozen data that is checked when it is made."""
 
-import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from deepcnn.errors import ConfigError, did_you_mean
-
-Value = bool | int | float | str | tuple[float, ...]
-
-
-def setting(
-    default: Value,
-    description: str,
-    *,
-    choices: tuple[str, ...] = (),
-    at_least: float = -math.inf,
-    above: float = -math.inf,
-    at_most: float = math.inf,
-    below: float = math.inf,
-) -> Any:
-    """Declare one field of the configuration: its default, its help line and its legal range."""
-    metadata = {
-        "description": description,
-        "choices": choices,
-        "legal": lambda value: at_least <= value <= at_most and above < value < below,
-        "range": _range_in_words(at_least, above, at_most, below),
-    }
-    return field(default=default, metadata=metadata)
-
-
-def _range_in_words(at_least: float, above: float, at_most: float, below: float) -> str:
-    bounds = (("at least", at_least), ("above", above), ("at most", at_most), ("below", below))
-    words = [
-        f"{word} {bound:{'.6g' if bound < 1e9 else ',d'}}"
-        for word, bound in bounds
-        if math.isfinite(bound)
-    ]
-    return " and ".join(words)
-
-
-def require_legal(key: str, value: Any, item: Any) -> None:
-    """Raise ConfigError unless `value` is in the range of the setting."""
-    choices = item.metadata["choices"]
-    if choices and value not in choices:
-        expected = f"{', '.join(choices)}{did_you_mean(value, choices)}"
-        raise ConfigError(f"{key} is {value!r}, expected one of {expected}")
-    if isinstance(value, str):
-        return
-    for number in value if isinstance(value, tuple) else (value,):
-        if not item.metadata["legal"](number):
-            raise ConfigError(f"{key} is {number}, expected {item.metadata['range']}")
-
-
-@dataclass(frozen=True)
-class Section:
-    """A group of settings, checked when it is made."""
-
-    def __post_init__(self) -> None:
-        for item in fields(self):
-            require_legal(
-                f"{type(self).__name__.lower()}.{item.name}", getattr(self, item.name), item
-            )
+from deepcnn.checked import Section, Value, setting
+from deepcnn.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class Data(Section):
     """What is learnt from, and how a picture becomes numbers."""
 
-    name: str = setting("fashion-mnist", "catalogue name, or a folder in IDX or CIFAR layout")
+    name: str = setting(
+        "fashion-mnist",
+        "catalogue name; folder or CSV file of pictures; folder in IDX or CIFAR layout",
+    )
     root: str = setting("", "folder to look for data sets in first")
-    validation: int = setting(
-        5_000, "training images held out, by class, for decisions; 0: none", at_least=0
+    validation: float = setting(
+        0.1, "training images held out, by class, for decisions: share or number", at_least=0
+    )
+    test: float = setting(
+        0.1, "images held out for the test of data without a test set: share or number", at_least=0
+    )
+    group: str = setting(
+        "", "what is held out together: expression found in the path, or CSV column"
+    )
+    on_bad: str = setting(
+        "stop", "what to do about pictures that cannot be read", choices=("stop", "skip")
     )
     size: int = setting(
-        0, "side in pixels that images are resized to; 0: their own", at_least=0, at_most=4_096
+        0,
+        "side in pixels that images are resized to; 0: their own, 224 where they differ",
+        at_least=0,
+        at_most=4_096,
     )
+    geometry: str = setting(
+        "crop",
+        "how pictures become square: their centre, squashed, or with bars",
+        choices=("crop", "squash", "letterbox"),
+    )
+    keep: float = setting(
+        1.0, "share of the short side that geometry crop keeps", at_least=0.1, at_most=1
+    )
+    interpolation: str = setting(
+        "bilinear", "how pictures are resized", choices=("bilinear", "bicubic")
+    )
+    mean: tuple[float, ...] = setting(
+        (), "mean of pixels in [0, 1] by channel, to subtract; none: as pixels says"
+    )
+    std: tuple[float, ...] = setting((), "deviation likewise, to divide by", above=0)
     pad: int = setting(
         0, "pixels of background added on every side after resizing", at_least=0, at_most=512
     )
@@ -92,7 +66,27 @@ class Model(Section):
 
     name: str = setting("compact", "network; `deepcnn models` lists them")
     init: str = setting("default", "initialiser of convolutions and linear layers")
-    weights: str = setting("", "safetensors file to begin with, for this network; none: drawn")
+    weights: str = setting(
+        "", "safetensors file, name or `default` of published weights to begin with; none: drawn"
+    )
+    origin: str = setting("", "where those weights come from, and their licence; for the record")
+
+
+@dataclass(frozen=True)
+class Transfer(Section):
+    """How a network that has learnt before goes on learning. A stage is a part of it by name."""
+
+    probe: bool = setting(False, "fit the last layer to what it sees of the training images first")
+    freeze: str = setting("", "stage before which nothing trains, or head; none: all trains")
+    unfreeze_at: float = setting(
+        0.0,
+        "share of the run by which all stages train, one after another from the last; 0: never",
+        at_least=0,
+        at_most=1,
+    )
+    stage_decay: float = setting(
+        1.0, "learning rate of each stage as a share of the next one's", above=0, at_most=1
+    )
 
 
 @dataclass(frozen=True)
@@ -107,6 +101,29 @@ class Augment(Section):
     crop: int = setting(
         0, "pixels of background put around an image before a random crop", at_least=0, at_most=64
     )
+    flip_vertical: bool = setting(False, "mirror top-bottom at random")
+    crop_area: float = setting(
+        0.0, "smallest share of the area that a random crop keeps; 0: off", at_least=0, at_most=1
+    )
+    rotate: float = setting(0.0, "largest turn either way, in degrees", at_least=0, at_most=180)
+    zoom: float = setting(0.0, "largest enlargement or reduction, as a share", at_least=0, below=1)
+    brightness: float = setting(0.0, "largest change, as a share", at_least=0, at_most=10)
+    contrast: float = setting(0.0, "largest change, as a share", at_least=0, at_most=10)
+    saturation: float = setting(0.0, "largest change, as a share; RGB", at_least=0, at_most=10)
+    hue: float = setting(
+        0.0, "largest turn, as a share of the colour circle; RGB", at_least=0, at_most=0.5
+    )
+    pca_noise: float = setting(
+        0.0, "deviation of AlexNet's colour noise (there 0.1)", at_least=0, at_most=100
+    )
+    erase: float = setting(0.0, "probability of a black rectangle", at_least=0, at_most=1)
+    policy: str = setting(
+        "none",
+        "random operations: two of middling strength, or one of any strength",
+        choices=("none", "randaugment", "trivialaugment"),
+    )
+    mixup: float = setting(0.0, "alpha of Beta, for mixup; 0: off", at_least=0, at_most=100)
+    cutmix: float = setting(0.0, "alpha of Beta, for CutMix; 0: off", at_least=0, at_most=100)
 
 
 @dataclass(frozen=True)
@@ -137,7 +154,7 @@ class Optim(Section):
 class Train(Section):
     """How long, in which portions, and what is kept."""
 
-    epochs: int = setting(10, "passes over the training set", at_least=1, at_most=100_000)
+    epochs: int = setting(10, "passes over the training set", at_least=0, at_most=100_000)
     batch_size: int = setting(128, "images per update", at_least=1)
     accumulate: int = setting(
         1, "pieces that a batch is computed in, to save memory; same update", at_least=1
@@ -151,6 +168,17 @@ class Train(Section):
         "decay per update of averaged weights, used for the final model; 0: off",
         at_least=0,
         below=1,
+    )
+    class_weights: bool = setting(
+        False, "count each class alike in the loss, however few images it has"
+    )
+    keep: str = setting(
+        "last",
+        "weights of the finished model: the last, or the best on validation images",
+        choices=("last", "best"),
+    )
+    patience: int = setting(
+        0, "epochs without a better validation accuracy after which to stop; 0: any", at_least=0
     )
     test_each_epoch: bool = setting(
         False, "measure test accuracy after each epoch, as the texts do (else once, at the end)"
@@ -181,12 +209,28 @@ class Config:
 
     data: Data = Data()
     model: Model = Model()
+    transfer: Transfer = Transfer()
     augment: Augment = Augment()
     optim: Optim = Optim()
     train: Train = Train()
     hardware: Hardware = Hardware()
 
     def __post_init__(self) -> None:
+        for name in ("validation", "test"):
+            value = getattr(self.data, name)
+            if value > 1 and value != int(value):
+                raise ConfigError(
+                    f"data.{name} is {value}, expected a share below 1 or a whole number of images"
+                )
+        if len(self.data.mean) != len(self.data.std):
+            raise ConfigError(
+                f"data.mean has {len(self.data.mean)} numbers and data.std {len(self.data.std)}: "
+                "give both, one number for each channel"
+            )
+        if self.transfer.unfreeze_at and not self.transfer.freeze:
+            raise ConfigError(
+                "transfer.unfreeze_at needs frozen stages: set transfer.freeze, to head or a stage"
+            )
         if self.optim.nesterov and not self.optim.momentum:
             raise ConfigError("optim.nesterov needs momentum: set optim.momentum above 0")
         if self.optim.milestones and self.optim.schedule != "step":
@@ -204,6 +248,7 @@ class Config:
 SECTIONS: dict[str, type[Section]] = {
     "data": Data,
     "model": Model,
+    "transfer": Transfer,
     "augment": Augment,
     "optim": Optim,
     "train": Train,

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from deepcnn import artefact, interrupt, metrics
 from deepcnn.config import Config
-from deepcnn.data import catalog
+from deepcnn.data import catalog, pictures
 from deepcnn.data.images import ImageSet
 from deepcnn.data.loader import Source, in_order, source
 from deepcnn.data.splits import load_splits
 from deepcnn.device import Policy, available_threads, find_device
 from deepcnn.errors import DataError, RunError
-from deepcnn.progress import reported
+from deepcnn.progress import reported, say
 from deepcnn.settings import from_dict
 
 BATCH_SIZE = 256  # images computed at once; no effect on the result
@@ -42,14 +42,14 @@ def predictions(
     """Run `model` over every image of the set once; Interrupted between two batches."""
     model.eval()
     logits, labels = [], []
-    num_batches = math.ceil(len(images.images) / batch_size)
+    num_batches = math.ceil(len(images) / batch_size)
     for batch in reported(in_order(images, batch_size), num_batches, "evaluating"):
         interrupt.check()
         with policy.autocast():
             logits.append(model(policy.arrange(batch.images)).float().cpu())
         labels.append(batch.labels.cpu())
     result = Predictions(torch.cat(logits), torch.cat(labels))
-    assert len(result.labels) == len(images.images), "an image was left out or counted twice"
+    assert len(result.labels) == len(images), "an image was left out or counted twice"
     return result
 
 
@@ -80,7 +80,8 @@ def evaluate_run(
     found = artefact.load(run)
     policy = Policy(find_device(device), "fp32", "contiguous", available_threads())
     policy.apply()
-    images = _images(from_dict(found.meta["config"], str(run)), split, data_name, root)
+    config = from_dict(found.meta["config"], str(run))
+    images = _images(config, split, data_name, root, found.preprocess.least)
     if images.classes != found.classes or images.num_channels != found.preprocess.channels:
         raise DataError(
             f"{images.name} has {images.num_channels} channels and classes "
@@ -92,14 +93,23 @@ def evaluate_run(
     return {"run": str(run), "data": images.name, **result}
 
 
-def _images(config: Config, split: str, data_name: str | None, root: str | None) -> ImageSet:
-    """The split of the run's own data, held out as it was then; or of another data set, whole."""
+def _images(
+    config: Config, split: str, data_name: str | None, root: str | None, least: int
+) -> ImageSet:
+    """The split of the run's own data, held out as it was then; or of another data set, whole.
+
+    Of other pictures in files, all are test images unless their folders say otherwise.
+    """
     data = config.data if root is None else replace(config.data, root=root)
     if data_name and data_name != data.name:
         data = replace(data, name=data_name, validation=0)
-    if split == "test":
+        if split == "test" and catalog.is_pictures(data_name):
+            return pictures.load_all(data, least, say)
+    if split == "test" and not catalog.is_pictures(data.name):
         return catalog.load(data.name, "test", data.root)
-    splits = load_splits(data, config.train.seed)
+    splits = load_splits(data, config.train.seed, say)
+    if split == "test":
+        return splits.test
     images = splits.train if split == "train" else splits.validation
     if images is None:
         raise RunError(f"no validation images are held out of {data.name}; use test or train")

@@ -2,24 +2,39 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from deepcnn.config import Optim
+from deepcnn.models import transfer
 
 LR_DROP = 0.1  # what a milestone multiplies the rate by: Krizhevsky et al. 2012, section 5
 
 
-def make_optimizer(settings: Optim, model: nn.Module) -> torch.optim.Optimizer:
-    """SGD or AdamW over all parameters; norms and biases (one axis) are not decayed."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
+def make_optimizer(
+    settings: Optim, model: nn.Module, stage_decay: float = 1.0
+) -> torch.optim.Optimizer:
+    """SGD or AdamW over all parameters; norms and biases (one axis) are not decayed.
+
+    With a `stage_decay` below 1 each stage has groups of its own, whose `factor` of the learning
+    rate is that share of the next stage's; the last layer's is 1.
+    """
+    stages: list[dict[str, Any]] = [{"params": list(model.parameters()), "lr": 1.0}]
+    if stage_decay < 1:
+        stages = transfer.parameter_groups(model, 1.0, stage_decay)
     groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        {
+            "params": [p for p in stage["params"] if (p.ndim > 1) == is_decayed],
+            "weight_decay": settings.weight_decay if is_decayed else 0.0,
+            "factor": stage["lr"],
+        }
+        for stage in stages
+        for is_decayed in (True, False)
     ]
     # One pass over memory instead of four; MPS has no such kernel for SGD.
-    fused = parameters[0].device.type in ("cpu", "cuda")
+    fused = next(model.parameters()).device.type in ("cpu", "cuda")
     if settings.name == "adamw":
         return torch.optim.AdamW(groups, lr=settings.lr, fused=fused)
     return torch.optim.SGD(
@@ -46,9 +61,9 @@ def lr_factor(settings: Optim, progress: float) -> float:
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Use `lr` in the next update."""
+    """Use `lr` in the next update, in each group by its factor."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group["factor"]
 
 
 def l1_norm(model: nn.Module) -> Tensor:

@@ -29,15 +29,16 @@ class Answer:
 @torch.no_grad()
 def predict(artefact: Artefact, paths: Iterable[Path], top: int) -> Iterator[Answer]:
     """Answer for each file in turn with the `top` likeliest classes; a bad file stops nothing."""
+    preprocess = artefact.preprocess
     artefact.model.eval()
     for path in paths:
         interrupt.check()
         try:
-            pixels = decode(path, artefact.preprocess.channels)
+            picture = decode(path, preprocess.channels, preprocess.least)
         except ImageError as error:
             yield Answer(path, error=str(error))
             continue
-        logits = artefact.model(artefact.preprocess(pixels[None]))[0]
+        logits = artefact.model(preprocess(preprocess.frame(picture)[None]))[0]
         probabilities = logits.double().softmax(dim=0)
         best = probabilities.sort(descending=True, stable=True)
         ranked = zip(best.indices.tolist()[:top], best.values.tolist()[:top], strict=True)

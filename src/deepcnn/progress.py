@@ -55,7 +55,7 @@ class Display:
     def say(self, line: str) -> None:
         """Print a line above the bar, as it is."""
         if not self.bar:
-            _print(line)
+            say(line)
             return
         with suppress(OSError):
             self.console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -69,7 +69,7 @@ def reported(items: Iterable[T], total: int, what: str) -> Iterator[T]:
         if done and now - last_line >= (LINE_SECONDS if last_line > began else FIRST_LINE_SECONDS):
             last_line = now
             left = duration((total - done) * (now - began) / done)
-            _print(f"{what}: {done / total:.0%}, {left} left")
+            say(f"{what}: {done / total:.0%}, {left} left")
         yield item
 
 
@@ -85,7 +85,8 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
-def _print(line: str) -> None:
+def say(line: str) -> None:
+    """Print a line on stderr, as it is."""
     with suppress(OSError):  # a full disk behind stderr is no reason to stop a training run
         print(line, file=sys.stderr, flush=True)  # noqa: T201
 

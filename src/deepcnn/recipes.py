@@ -16,7 +16,7 @@ def fashion_mnist() -> Config:
     the end. Network, schedule and augmentation were chosen on the held-out images.
     """
     return Config(
-        data=Data(name="fashion-mnist"),
+        data=Data(name="fashion-mnist", validation=1 / 12),
         model=Model(name="compact"),
         augment=Augment(flip="alternating"),
         optim=Optim(
@@ -34,7 +34,7 @@ def lenet_mnist() -> Config:
     rate of 0.05 falling along a cosine, 10 epochs, 5,000 training images held out.
     """
     return Config(
-        data=Data(name="mnist", pad=2),  # 28 + 2 * 2 = 32, the text's input
+        data=Data(name="mnist", validation=1 / 12, pad=2),  # 28 + 2 * 2 = 32, the text's input
         model=Model(name="lenet"),
         optim=Optim(lr=0.05, momentum=0.9, weight_decay=5e-4, schedule="cosine", warmup=0.05),
         train=Train(epochs=10, batch_size=128),
@@ -45,7 +45,7 @@ def lenet_fashion_mnist() -> Config:
     """The same LeNet and schedule on Fashion-MNIST: what AlexNet is compared with in text 002."""
     config = lenet_mnist()
     return Config(
-        data=Data(name="fashion-mnist", pad=2),
+        data=Data(name="fashion-mnist", validation=1 / 12, pad=2),
         model=config.model,
         optim=config.optim,
         train=config.train,
@@ -59,7 +59,7 @@ def lenet_sigmoid() -> Config:
     training images are held out; the rate is their best of 0.45, 0.9 (the series'), 1.8 and 3.6.
     """
     return Config(
-        data=Data(name="fashion-mnist", pixels="unit"),
+        data=Data(name="fashion-mnist", validation=1 / 12, pixels="unit"),
         model=Model(name="lenet-sigmoid"),
         optim=Optim(lr=1.8, momentum=0.0),
         train=Train(epochs=20, batch_size=256),
@@ -73,7 +73,7 @@ def lenet_relu_dropout() -> Config:
     --data.pixels standardized.
     """
     return Config(
-        data=Data(name="fashion-mnist", pixels="unit"),
+        data=Data(name="fashion-mnist", validation=1 / 12, pixels="unit"),
         model=Model(name="lenet-relu-dropout"),
         optim=Optim(lr=0.4, momentum=0.0),
         train=Train(epochs=20, batch_size=256),
@@ -107,7 +107,7 @@ def alexnet28_fashion_mnist() -> Config:
     are held out; the test set is read once, at the end.
     """
     return Config(
-        data=Data(name="fashion-mnist"),
+        data=Data(name="fashion-mnist", validation=1 / 12),
         model=Model(name="alexnet-28", init="xavier"),
         optim=Optim(lr=0.01, momentum=0.9, weight_decay=5e-4),
         train=Train(epochs=5, batch_size=128),

@@ -10,7 +10,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from deepcnn.config import SECTIONS, SETTINGS, Config, Value, flat, require_legal
+from deepcnn.checked import Value, require_legal
+from deepcnn.config import SECTIONS, SETTINGS, Config, flat
 from deepcnn.errors import ConfigError, did_you_mean
 
 ENVIRONMENT_PREFIX = "DEEPCNN_"

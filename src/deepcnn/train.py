@@ -8,25 +8,27 @@ calls, and all that must survive a kill is the run's one `TrainState`.
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from deepcnn import artefact, interrupt, models, report, runlog
+from deepcnn import interrupt, report, runlog
+from deepcnn.begin import begin
 from deepcnn.config import Config
 from deepcnn.data.augment import draw
 from deepcnn.data.images import ImageSet
-from deepcnn.data.loader import Batch, Source, order
+from deepcnn.data.loader import Batch, Source, epoch_batches, epoch_order
 from deepcnn.device import is_out_of_memory, mix
-from deepcnn.errors import DeepcnnError, Interrupted, NonFiniteError, SaveError
-from deepcnn.evaluate import predictions, summary
-from deepcnn.files import Damaged
+from deepcnn.errors import DeepcnnError, Interrupted, NonFiniteError
+from deepcnn.evaluate import predictions
+from deepcnn.finish import finish
 from deepcnn.optim import l1_norm, lr_factor, set_lr, update_average
-from deepcnn.run import Run, begin
+from deepcnn.run import Run
 
 EVENTS_PER_RUN = 200  # points of the learning curve within epochs
 SMOOTHING = 0.01  # weight of the newest loss in the moving average: text 000
@@ -54,33 +56,52 @@ def fit(config: Config, folder: Path, cache: Path, accept_change: bool = False) 
 def train_epochs(run: Run, total: int) -> None:
     """Go through the epochs that are left, with a checkpoint after each."""
     images = run.source(run.splits.train)
-    while run.state.epoch < run.config.train.epochs:
+    while run.state.epoch < run.config.train.epochs and not is_stale(run):
         train_epoch(run, images, total)
         end_epoch(run)
         run.save()
 
 
+def is_stale(run: Run) -> bool:
+    """Whether validation accuracy has not risen for as many epochs as the run has patience."""
+    patience, epochs = run.config.train.patience, len(run.slices())
+    return 0 < patience * epochs <= run.state.step - run.state.best_step and run.state.best_step > 0
+
+
 def train_epoch(run: Run, images: Source, total: int) -> None:
     """Make the updates that are left of the epoch under way; `total` is that of the run."""
     config, state, slices = run.config, run.state, run.slices()
-    permutation = order(config.train.seed, state.epoch, len(images.images))
-    parameters = draw(config.augment, config.train.seed, state.epoch, len(permutation))
-    for batch_slice in slices[state.step - state.epoch * len(slices) :]:
+    permutation = epoch_order(run.splits.train, config.train.seed, state.epoch)
+    parameters = draw(
+        config.augment, config.train.seed, state.epoch, len(permutation), run.components()
+    )
+    positions = torch.arange(len(permutation))
+    updates = [positions[part] for part in slices[state.step - state.epoch * len(slices) :]]
+    pieces = epoch_batches(
+        images,
+        permutation,
+        (piece for update in updates for piece in in_pieces(update, config)),
+        config.augment,
+        parameters,
+    )
+    for update in updates:
         interrupt.check()
         began = time.perf_counter()
-        indices = permutation[batch_slice]
         progress = (state.step + 0.5) / total
+        run.thaw(progress)
         set_lr(state.optimizer, config.optim.lr * lr_factor(config.optim, progress))
         torch.manual_seed(mix(config.train.seed, "step", state.step))  # for dropout
-        # Batch statistics need two images in a piece, also in a shorter last batch.
-        num_pieces = min(config.train.accumulate, max(1, len(indices) // 2))
-        pieces = (
-            images.batch(piece, config.augment, parameters)
-            for piece in indices.tensor_split(num_pieces)
-        )
-        loss, correct = train_step(run, pieces, indices)
-        account(run, loss, correct, len(indices), time.perf_counter() - began)
-        note(run, loss, len(indices), total)
+        num_pieces = len(in_pieces(update, config))
+        loss, correct = train_step(run, islice(pieces, num_pieces), permutation[update])
+        account(run, loss, correct, len(update), time.perf_counter() - began)
+        note(run, loss, len(update), total)
+
+
+def in_pieces(update: Tensor, config: Config) -> tuple[Tensor, ...]:
+    """The parts a batch is computed in. Batch statistics need two images in each, also in a shorter
+    last batch.
+    """
+    return update.tensor_split(min(config.train.accumulate, max(1, len(update) // 2)))
 
 
 def train_step(run: Run, pieces: Iterable[Batch], indices: Tensor) -> tuple[float, int]:
@@ -122,16 +143,28 @@ def forward(run: Run, batch: Batch) -> tuple[Tensor, Tensor]:
     with run.policy.autocast():
         outputs = model(run.policy.arrange(batch.images))
     answers = [each.float() for each in (outputs if isinstance(outputs, tuple) else (outputs,))]
-    smoothing = config.train.label_smoothing
-    loss, *of_heads = (
-        F.cross_entropy(logits, batch.labels, label_smoothing=smoothing) for logits in answers
-    )
+    loss, *of_heads = (mean_loss(logits, batch, run) for logits in answers)
     if of_heads:  # as in GoogLeNet: classifiers half-way, in training only
         loss = loss + cast(float, model.auxiliary_weight) * torch.stack(of_heads).sum()
     if config.optim.l1:
         loss = loss + config.optim.l1 * l1_norm(model)
     # LeNet-5 has a further logit in training, for a class that no image belongs to.
     return loss, answers[0][:, : len(run.splits.train.classes)]
+
+
+def mean_loss(logits: Tensor, batch: Batch, run: Run) -> Tensor:
+    """The mean cross-entropy of a batch; of mixed images, with both labels by their shares."""
+    loss = partial(F.cross_entropy, logits, label_smoothing=run.config.train.label_smoothing)
+    if run.config.train.class_weights:
+        # Each image's own weight, 1 in the mean over the training set, not in that of the batch.
+        loss = partial(loss, weight=run.class_weights(logits))
+    elif batch.share is None:
+        return loss(batch.labels)
+    own = loss(batch.labels, reduction="none")
+    if batch.share is None or batch.partner_labels is None:
+        return own.mean()
+    partners = loss(batch.partner_labels, reduction="none")
+    return (batch.share * own + (1 - batch.share) * partners).mean()
 
 
 def account(run: Run, loss: float, correct: int, num_images: int, seconds: float) -> None:
@@ -185,59 +218,8 @@ def end_epoch(run: Run) -> None:
 
 def accuracy(run: Run, images: ImageSet) -> float:
     """Accuracy of the weights so far, in the run's own precision."""
-    model = final_model(run) if run.state.average is not None else run.state.model
+    model = run.final_model() if run.state.average is not None else run.state.model
     return predictions(model, run.source(images), run.policy).accuracy()
-
-
-def finish(run: Run) -> dict[str, Any]:
-    """Read the test set once, with the final weights in fp32, and commit the finished model."""
-    config, splits, state = run.config, run.splits, run.state
-    model, policy = final_model(run), run.policy.exact()
-    measured = {
-        name: summary(predictions(model, run.source(images), policy), images.classes)
-        for name, images in (("test", splits.test), ("validation", splits.validation))
-        if images
-    }
-    facts = {
-        **measured,
-        "num_train_images": len(splits.train),
-        "num_parameters": models.num_parameters(state.model),
-        "seconds": state.seconds,
-        "config": asdict(config),
-        "policy": asdict(run.policy),
-        "data_fingerprint": splits.train.fingerprint(),
-    }
-    run.record(event="result", step=state.step, **measured)
-    picture = run.folder / "learning-curve.png"
-    try:
-        report.learning_curve(state.events, picture)
-    except OSError as error:
-        run.warn(f"cannot write {picture}: {error.strerror}")
-    run.catch_up()
-    _save_model(run, facts)
-    return facts
-
-
-def final_model(run: Run) -> nn.Module:
-    """A copy of the model with its final weights: the one in training stays as it is."""
-    classes, preprocess = len(run.splits.train.classes), run.splits.preprocess
-    model = models.build(run.config.model.name, classes, preprocess.channels, preprocess.input_size)
-    model.load_state_dict(run.state.final_weights())
-    return run.policy.place(model)
-
-
-def _save_model(run: Run, facts: dict[str, Any]) -> None:
-    folder, splits = run.folder / "model", run.splits
-    weights = run.state.final_weights()
-    try:
-        artefact.save(
-            folder, run.config.model.name, weights, splits.preprocess, splits.test.classes, facts
-        )
-    except (OSError, Damaged) as error:
-        raise SaveError(
-            f"the finished model could not be written to {folder}: {error}. Make room and repeat "
-            "the command: it goes on from the last checkpoint"
-        ) from error
 
 
 @contextmanager

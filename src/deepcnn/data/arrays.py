@@ -120,14 +120,29 @@ def read_folder(folder: Path, split: Split) -> ImageSet:
     """
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder; give the folder that holds the data set")
-    if any(_idx_path(folder, name).exists() for pair in IDX_SPLITS.values() for name in pair):
+    if _holds_idx(folder):
         return _read_idx_folder(folder, split)
-    for layout in CIFAR_LAYOUTS.values():
-        if any(any(folder.glob(pattern)) for pattern in layout.patterns.values()):
-            return _read_cifar_folder(folder, layout, split)
+    if layout := _cifar_layout(folder):
+        return _read_cifar_folder(folder, layout, split)
     idx = ", ".join(name for pair in IDX_SPLITS.values() for name in pair)
     cifar = ", ".join(p for layout in CIFAR_LAYOUTS.values() for p in layout.patterns.values())
     raise DataError(f"{folder} holds no data set: expected {idx} (each plain or .gz), or {cifar}")
+
+
+def holds_arrays(folder: Path) -> bool:
+    """Whether a folder has files of one of the layouts above."""
+    return _holds_idx(folder) or _cifar_layout(folder) is not None
+
+
+def _holds_idx(folder: Path) -> bool:
+    return any(_idx_path(folder, name).exists() for pair in IDX_SPLITS.values() for name in pair)
+
+
+def _cifar_layout(folder: Path) -> CifarLayout | None:
+    for layout in CIFAR_LAYOUTS.values():
+        if any(any(folder.glob(pattern)) for pattern in layout.patterns.values()):
+            return layout
+    return None
 
 
 def _parse_idx(stream: IO[bytes], limit: int, where: Path) -> NDArray[np.uint8]:

@@ -10,6 +10,7 @@ from deepcnn.data.arrays import (
     CIFAR_LAYOUTS,
     IDX_SPLITS,
     Split,
+    holds_arrays,
     read_cifar,
     read_cifar_archive,
     read_folder,
@@ -174,8 +175,8 @@ def entry(name: str) -> Entry:
 
 
 def statistics(source: str | Path) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """Look up the published (mean, std) by channel, as shares of 255; None for a folder."""
-    if _is_folder(source):
+    """Look up the published (mean, std) by channel, as shares of 255; None for own data."""
+    if _is_folder(source) or is_pictures(source):
         return None
     dataset = entry(str(source))
     return dataset.mean, dataset.std
@@ -212,6 +213,13 @@ def fetch(name: str, root: str | Path = "", mirrors: Sequence[str] = ()) -> dict
         missing = [file for file in dataset.files if file.name not in present]
         download_files(name, missing, mirrors or dataset.mirrors, folder)
     return _found(name, dataset.files, root)
+
+
+def is_pictures(source: str | Path) -> bool:
+    """Whether this is a CSV file or folder of pictures, not a data set of arrays."""
+    path = Path(source).expanduser()
+    is_folder = path.is_dir() and _is_folder(source)
+    return not holds_arrays(path) if is_folder else path.suffix.lower() == ".csv"
 
 
 def load(

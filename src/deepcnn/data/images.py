@@ -1,4 +1,4 @@
-"""`ImageSet`: the pictures of one split, in memory, with their labels."""
+"""`ImageSet`: the pictures of one split with their labels."""
 
 import hashlib
 from dataclasses import dataclass, replace
@@ -6,23 +6,26 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from deepcnn.errors import DataError
+from deepcnn.data.holdout import held_out
+from deepcnn.data.photos import Photos
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images with labels: `images` is uint8 N C H W, `labels` is int64 N, indexing `classes`."""
+    """Images with labels: `images` is uint8 N C H W, or `Photos` where sizes differ or files are
+    not read yet; `labels` is int64 N, indexing `classes`.
+    """
 
     name: str
-    images: NDArray[np.uint8]
+    images: NDArray[np.uint8] | Photos
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        if self.images.ndim != 4 or self.images.dtype != np.uint8:
+        images = self.images
+        if not isinstance(images, Photos) and (images.ndim != 4 or images.dtype != np.uint8):
             raise ValueError(
-                f"images must be uint8 N C H W, not {self.images.dtype} with "
-                f"shape {self.images.shape}"
+                f"images must be uint8 N C H W, not {images.dtype} with shape {images.shape}"
             )
         if self.labels.shape != (len(self.images),) or self.labels.dtype != np.int64:
             raise ValueError(
@@ -36,18 +39,28 @@ class ImageSet:
     @property
     def num_channels(self) -> int:
         """Colour channels: 1 for grey, 3 for RGB."""
+        if isinstance(self.images, Photos):
+            return self.images.channels
         return int(self.images.shape[1])
 
     @property
     def size(self) -> int:
-        """Side of the (square) images in pixels."""
-        return int(self.images.shape[2])
+        """Side in pixels of images that are equal squares; 0 where they are not."""
+        if not isinstance(self.images, Photos):
+            return int(self.images.shape[2])
+        sides = np.unique(self.images.sizes)
+        return int(sides[0]) if len(sides) == 1 else 0
 
     def fingerprint(self) -> str:
-        """SHA-256 over classes, labels and pixels: equal when the data is the same data."""
-        digest = hashlib.sha256(repr((self.images.shape, self.classes)).encode())
+        """SHA-256 over classes, labels and pixels, or the bytes of the files they come from: equal
+        when the data is the same data.
+        """
+        images = self.images
+        pixels = images.digests if isinstance(images, Photos) else images
+        identity = repr((pixels.shape, self.classes))
+        digest = hashlib.sha256(identity.encode(errors="surrogateescape"))
         digest.update(np.ascontiguousarray(self.labels).data)
-        digest.update(np.ascontiguousarray(self.images).data)
+        digest.update(np.ascontiguousarray(pixels).data)
         return digest.hexdigest()
 
     def class_counts(self) -> NDArray[np.int64]:
@@ -59,27 +72,10 @@ class ImageSet:
         return replace(self, name=name, images=self.images[indices], labels=self.labels[indices])
 
 
-def split_off(images: ImageSet, num_held_out: int, seed: int) -> tuple[ImageSet, ImageSet]:
-    """Split into (kept, held out), each class in proportion; the same split for the same seed.
-
-    Shares are rounded by largest remainder, so that exactly `num_held_out` images are held out.
-    """
-    if not 0 < num_held_out < len(images):
-        raise DataError(
-            f"cannot hold out {num_held_out} of the {len(images)} images of "
-            f"{images.name}: choose data.validation between 1 and {len(images) - 1}, "
-            "or 0 for none"
-        )
-    exact = images.class_counts() * num_held_out / len(images)
-    shares = np.floor(exact).astype(np.int64)
-    shares[np.argsort(shares - exact, kind="stable")[: num_held_out - shares.sum()]] += 1
-    generator = np.random.Generator(np.random.Philox(seed))
-    shuffled = generator.permutation(len(images))
-    held_out = np.concatenate(
-        [shuffled[images.labels[shuffled] == label][:share] for label, share in enumerate(shares)]
-    )
-    held_out.sort()
-    kept = np.setdiff1d(np.arange(len(images)), held_out)
+def split_off(images: ImageSet, number: int, seed: int) -> tuple[ImageSet, ImageSet]:
+    """Split into (kept, held out), each class in proportion; the same split for the same seed."""
+    chosen = held_out(images.labels, [""] * len(images), number, seed)
+    kept = np.setdiff1d(np.arange(len(images)), chosen)
     return images.subset(kept, f"{images.name}, kept"), images.subset(
-        held_out, f"{images.name}, held out"
+        chosen, f"{images.name}, held out"
     )

@@ -1,60 +1,210 @@
-"""Batches of a whole set that lies in memory as bytes: gathered by index, augmented on the device.
+"""Batches of a whole set: gathered by index, augmented on the device, turned into numbers.
 
 Nothing here has a state: sample order is a pure function of (seed, epoch), so a run continues at
 any batch by arithmetic.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import tee
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from deepcnn.config import Augment
-from deepcnn.data.augment import Parameters, augment, pick
+from deepcnn.data.augment import Parameters, augment, pick, windows
 from deepcnn.data.images import ImageSet
+from deepcnn.data.mix import mixed, partner_positions
+from deepcnn.data.photos import Photos
 from deepcnn.data.preprocess import Preprocess
-from deepcnn.device import generator
+from deepcnn.data.shards import shard_order
+from deepcnn.data.threads import in_threads
+from deepcnn.device import available_threads, generator
+
+PORTION = 8  # pictures of one task: with fewer, handing over would cost more than decoding
+BUFFER = 4_096  # pictures of shards that are shuffled together
+AHEAD = 2  # batches read in advance for a device that computes meanwhile; the CPU has no time to
 
 
 class Batch(NamedTuple):
-    """What a model and a loop see: `images` float32 N C H W, `labels` N, `indices` N in the set."""
+    """What a model and a loop see: `images` float32 N C H W, `labels` N, `indices` N in the set.
+
+    Where each image is mixed with another one: `share` N of its own, and the other's label.
+    """
 
     images: Tensor
     labels: Tensor
     indices: Tensor
+    share: Tensor | None = None
+    partner_labels: Tensor | None = None
 
 
-class Source(NamedTuple):
-    """An image set on a device: uint8 N C H W and int64 N, with the way to turn it into numbers."""
+class Reading(NamedTuple):
+    """A batch on its way: at `positions`, each with a window (N 4) or None, into `pixels`."""
 
-    images: Tensor
+    positions: NDArray[np.int64]
+    windows: NDArray[np.int64] | None
+    pixels: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Source:
+    """An image set with the way to turn it into numbers: uint8 N C H W on the device, or pictures
+    in files; `labels` int64 N on the device.
+    """
+
+    images: Tensor | Photos
     labels: Tensor
     preprocess: Preprocess
+
+    def __len__(self) -> int:
+        return len(self.labels)
 
     def batch(
         self, indices: Tensor, settings: Augment | None = None, parameters: Parameters | None = None
     ) -> Batch:
-        """Gather, augment if asked to, and preprocess the images at `indices`."""
-        indices = indices.to(self.images.device)
-        images = self.images[indices]
-        if settings and parameters:
-            images = augment(images, settings, pick(parameters, indices.cpu()))
-        return Batch(self.preprocess(images), self.labels[indices], indices)
+        """The images at `indices`, augmented if asked to."""
+        return next(self.batches([indices], settings, parameters))
+
+    def batches(
+        self,
+        groups: Iterable[Tensor],
+        settings: Augment | None = None,
+        parameters: Parameters | None = None,
+    ) -> Iterator[Batch]:
+        """The images at each group of indices in turn. Pictures in files are read in threads."""
+        device, in_files = self.labels.device, isinstance(self.images, Photos)
+        for indices, images in self._gathered(groups, parameters):
+            if settings and parameters:
+                rows = pick(parameters, indices.cpu())
+                images = augment(images, settings, rows, cropped=in_files)
+            indices = indices.to(device)
+            yield Batch(self.preprocess(images), self.labels[indices], indices)
+
+    def _gathered(
+        self, groups: Iterable[Tensor], parameters: Parameters | None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Each group of indices with its pixels on the device."""
+        device = self.labels.device
+        if isinstance(self.images, Photos):
+            for reading in read(self.images, groups, self.preprocess, parameters, device):
+                pixels = torch.from_numpy(reading.pixels).to(device, non_blocking=True)
+                yield torch.from_numpy(reading.positions), pixels
+            return
+        for indices in groups:
+            yield indices, self.images[indices.to(device)]
+
+
+def read(
+    photos: Photos,
+    groups: Iterable[Tensor],
+    preprocess: Preprocess,
+    parameters: Parameters | None,
+    device: torch.device,
+) -> Iterator[Reading]:
+    """Decode the pictures of each group and bring them to one size, in threads.
+
+    Each is cut to its own random window where `parameters` have some, else framed as the geometry
+    says. Raises ImageError for a picture that cannot be read.
+    """
+
+    def fill(task: tuple[Reading, range]) -> Reading:
+        reading, places = task
+        for place in places:
+            picture = photos.pixels(int(reading.positions[place]))
+            if reading.windows is None:
+                square = preprocess.frame(picture)
+            else:
+                square = preprocess.cut(picture, tuple(reading.windows[place].tolist()))
+            reading.pixels[place] = square.numpy()
+        return reading
+
+    def tasks() -> Iterator[list[tuple[Reading, range]]]:
+        for indices in groups:
+            reading = _begin(photos, indices.numpy(), preprocess, parameters)
+            number = len(indices)
+            starts = range(0, number, PORTION)
+            yield [(reading, range(start, min(start + PORTION, number))) for start in starts]
+
+    ahead = 0 if device.type == "cpu" else AHEAD
+    for portions in in_threads(fill, tasks(), available_threads(), ahead):
+        yield portions[0]
+
+
+def _begin(
+    photos: Photos,
+    positions: NDArray[np.int64],
+    preprocess: Preprocess,
+    parameters: Parameters | None,
+) -> Reading:
+    side = preprocess.size
+    pixels = np.empty((len(positions), photos.channels, side, side), np.uint8)
+    if parameters is None:
+        return Reading(positions, None, pixels)
+    heights, widths = torch.from_numpy(photos[positions].sizes).long().unbind(dim=1)
+    boxes = windows(pick(parameters, torch.from_numpy(positions)), heights, widths)
+    return Reading(positions, None if boxes is None else boxes.long().numpy(), pixels)
+
+
+def epoch_batches(
+    images: Source,
+    permutation: Tensor,
+    groups: Iterable[Tensor],
+    settings: Augment,
+    parameters: Parameters,
+) -> Iterator[Batch]:
+    """The augmented images at each group of positions in an epoch's order, in turn.
+
+    Where images are mixed, a group is read together with the partners that are not in it: none in
+    groups of even size.
+    """
+    if "share" not in parameters:
+        yield from images.batches((permutation[group] for group in groups), settings, parameters)
+        return
+    groups, again = tee(groups)
+    whole = (permutation[_with_partners(group, len(permutation))] for group in again)
+    for positions, batch in zip(groups, images.batches(whole, settings, parameters), strict=True):
+        number = len(positions)
+        partners = partner_positions(positions, len(permutation))
+        read = _with_partners(positions, len(permutation)).tolist()
+        places = torch.tensor([read.index(k) for k in partners.tolist()])
+        rows = pick(parameters, permutation[positions])
+        pixels, share = mixed(batch.images[:number], batch.images[places], rows)
+        others = batch.labels[places.to(batch.labels.device)]
+        yield Batch(pixels, batch.labels[:number], batch.indices[:number], share, others)
+
+
+def _with_partners(positions: Tensor, num_images: int) -> Tensor:
+    """Positions, followed by those partners of theirs that are not among them."""
+    partners = partner_positions(positions, num_images)
+    return torch.cat([positions, partners[~torch.isin(partners, positions)]])
 
 
 def source(images: ImageSet, preprocess: Preprocess, device: torch.device) -> Source:
-    """Put a whole set on `device` as bytes."""
-    return Source(
-        torch.from_numpy(images.images).to(device),
-        torch.from_numpy(images.labels).to(device),
-        preprocess,
-    )
+    """An image set for `device`: an array goes there whole, as bytes."""
+    labels = torch.from_numpy(images.labels).to(device)
+    if isinstance(images.images, Photos):
+        return Source(images.images, labels, preprocess)
+    return Source(torch.from_numpy(images.images).to(device), labels, preprocess)
 
 
 def order(seed: int, epoch: int, num_images: int) -> Tensor:
     """The order in which an epoch visits the set: int64 N."""
     return torch.randperm(num_images, generator=generator(seed, "order", epoch))
+
+
+def epoch_order(images: ImageSet, seed: int, epoch: int) -> Tensor:
+    """The order in which an epoch visits a set: int64 N. Pictures in shards are not fetched from
+    everywhere: shards are in random order, and BUFFER pictures at a time.
+    """
+    photos = images.images
+    if not isinstance(photos, Photos) or not photos.scan.spots.are_shards:
+        return order(seed, epoch, len(images))
+    rows = shard_order(seed, epoch, photos.scan.spots, photos.rows, BUFFER)
+    return torch.from_numpy(np.searchsorted(photos.rows, rows))  # rows of a set ascend
 
 
 def batch_slices(num_images: int, batch_size: int, drop_last: bool) -> list[slice]:
@@ -71,5 +221,5 @@ def batch_slices(num_images: int, batch_size: int, drop_last: bool) -> list[slic
 
 def in_order(images: Source, batch_size: int) -> Iterator[Batch]:
     """Every image once, as stored: for evaluation."""
-    for start in range(0, len(images.images), batch_size):
-        yield images.batch(torch.arange(start, min(start + batch_size, len(images.images))))
+    starts = range(0, len(images), batch_size)
+    return images.batches(torch.arange(k, min(k + batch_size, len(images))) for k in starts)

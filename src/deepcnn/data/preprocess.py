@@ -2,6 +2,7 @@
 weights and is the one path for training, evaluation and prediction.
 """
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -10,21 +11,36 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+LONGEST = 4  # times the short side: what a central crop looks at of a picture that is longer
+
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Resize to a square of `size`, pad with background, then (pixel / 255 - mean) / std."""
+    """Bring to a square of `size`, pad with background, then (pixel / 255 - mean) / std.
+
+    Pictures from files go through `frame` first. `geometry` crop: the short side to `size` / `keep`
+    and the centre of that; squash: both sides to `size`; letterbox: the long side to `size`, the
+    rest filled with the mean colour; none: sets of equal squares, which need no frame.
+    """
 
     channels: int
     size: int
     pad: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    geometry: str = "none"
+    keep: float = 1.0
+    interpolation: str = "bilinear"
+    least: int = 0  # the short side that pictures are decoded for: see `decode_bytes`
 
     @property
     def input_size(self) -> int:
         """Side in pixels of what the network sees."""
         return self.size + 2 * self.pad
+
+    @property
+    def _short_side(self) -> int:
+        return math.floor(self.size / self.keep)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Map uint8 N C H W to float32 N C S S on the same device."""
@@ -41,6 +57,63 @@ class Preprocess:
         mean = torch.tensor(self.mean, device=numbers.device)[:, None, None]
         std = torch.tensor(self.std, device=numbers.device)[:, None, None]
         return torch.addcmul(-mean / std, numbers, 1 / (255 * std))
+
+    def frame(self, picture: Tensor) -> Tensor:
+        """Map one picture, uint8 C H W, to uint8 C size size as `geometry` says."""
+        if self.geometry == "none":
+            return picture.contiguous()
+        return FRAMES[self.geometry](self, picture)
+
+    def cut(self, picture: Tensor, window: tuple[int, int, int, int]) -> Tensor:
+        """A window (top, left, height, width) of one picture, uint8 C H W, at uint8 C size size."""
+        top, left, height, width = window
+        part = picture[:, top : top + height, left : left + width]
+        return self._scaled(part, self.size, self.size)
+
+    def _crop(self, picture: Tensor) -> Tensor:
+        picture = _central(picture)
+        height, width = picture.shape[1:]
+        side, short = self._short_side, min(height, width)
+        # Truncated and rounded as torchvision's Resize and CenterCrop do.
+        resized = self._scaled(picture, int(side * height / short), int(side * width / short))
+        top = round((resized.shape[1] - self.size) / 2)
+        left = round((resized.shape[2] - self.size) / 2)
+        return resized[:, top : top + self.size, left : left + self.size]
+
+    def _squash(self, picture: Tensor) -> Tensor:
+        return self._scaled(picture, self.size, self.size)
+
+    def _letterbox(self, picture: Tensor) -> Tensor:
+        height, width = picture.shape[1:]
+        scale = self.size / max(height, width)
+        rows, columns = max(1, round(height * scale)), max(1, round(width * scale))
+        top, left = (self.size - rows) // 2, (self.size - columns) // 2
+        colour = (torch.tensor(self.mean) * 255).round().to(torch.uint8)
+        paper = colour[:, None, None].repeat(1, self.size, self.size)
+        paper[:, top : top + rows, left : left + columns] = self._scaled(picture, rows, columns)
+        return paper
+
+    def _scaled(self, picture: Tensor, height: int, width: int) -> Tensor:
+        if picture.shape[1:] == (height, width):
+            return picture
+        return F.interpolate(
+            picture[None], (height, width), mode=self.interpolation, antialias=True
+        )[0]
+
+
+FRAMES = {
+    "crop": Preprocess._crop,
+    "squash": Preprocess._squash,
+    "letterbox": Preprocess._letterbox,
+}
+
+
+def _central(picture: Tensor) -> Tensor:
+    """The middle of a very long picture: its whole length, resized, could fill the memory."""
+    height, width = picture.shape[1:]
+    longest = LONGEST * min(height, width)
+    top, left = max(0, height - longest) // 2, max(0, width - longest) // 2
+    return picture[:, top : top + longest, left : left + longest]
 
 
 def resize(images: Tensor, size: int) -> Tensor:

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepcnn.data.images import ImageSet
+from deepcnn.data.photos import Photos
+from deepcnn.data.preprocess import Preprocess
 from deepcnn.errors import DataError
 
 if TYPE_CHECKING:
@@ -59,10 +61,22 @@ def _rows(images: ImageSet, per_class: int) -> list["Image"]:
     rows = []
     for label, (name, count) in enumerate(zip(names, counts, strict=True)):
         indices = np.flatnonzero(images.labels == label)[:per_class]
-        row = _strip(images.images[indices], per_class, images.size, label_width + MARGIN // 2)
+        pictures = _pictures(images, indices)
+        row = _strip(pictures, per_class, pictures.shape[2], label_width + MARGIN // 2)
         _draw_label(row, name, count)
         rows.append(row)
     return rows
+
+
+def _pictures(images: ImageSet, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Some of the pictures, N C H W; those of different sizes whole, on white squares."""
+    photos = images.images
+    if not isinstance(photos, Photos):
+        return photos[indices]
+    channels = images.num_channels
+    white = Preprocess(channels, THUMBNAIL, 0, (1.0,) * channels, (1.0,) * channels, "letterbox")
+    squares = [white.frame(photos.pixels(int(index))).numpy() for index in indices]
+    return np.stack([*squares, np.zeros((channels, THUMBNAIL, THUMBNAIL), np.uint8)])[:-1]
 
 
 def _strip(pictures: NDArray[np.uint8], num_cells: int, side: int, left: int) -> "Image":
@@ -102,8 +116,8 @@ def _draw_title(sheet: "Image", images: ImageSet) -> None:
     pen, baseline = _pen(sheet), TITLE_HEIGHT - 18
     name = _fit(images.name, _font(18), sheet.width - 2 * MARGIN)
     start = MARGIN + math.ceil(_font(18).getlength(name)) + MARGIN // 2
-    height, width = images.images.shape[2:]
-    facts = f"{len(images):,} images, {len(images.classes)} classes, {width} x {height} pixels"
+    side = f"{images.size} x {images.size} pixels" if images.size else "of several sizes"
+    facts = f"{len(images):,} images, {len(images.classes)} classes, {side}"
     pen.text((MARGIN, baseline), name, INK, _font(18), anchor="ls")
     facts = _fit(facts, _font(13), sheet.width - MARGIN - start)
     pen.text((start, baseline), facts, FAINT, _font(13), anchor="ls")

@@ -1,0 +1,245 @@
+"""The beginning of a run, or of its continuation: what is checked, chosen and announced."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deepcnn import checkpoint, interrupt, models, runlog
+from deepcnn.checkpoint import TrainState
+from deepcnn.config import Config
+from deepcnn.data.augment import check
+from deepcnn.data.loader import order, source
+from deepcnn.data.splits import Splits, load_splits
+from deepcnn.device import Policy, choose_policy, find_device, machine, mix
+from deepcnn.errors import ConfigError, RunError
+from deepcnn.models.pretrained import find_weights, load_pretrained
+from deepcnn.optim import make_optimizer, tensors
+from deepcnn.probe import fit_head
+from deepcnn.progress import Display
+from deepcnn.run import Run
+
+IMAGES_TO_INITIALIZE = 64
+
+# What a checkpoint holds, and its place in an epoch, mean nothing under other values of these.
+UNCHANGEABLE = tuple(
+    f"{name}:"
+    for name in ("data.name", "data.validation", "model.name", "optim.name", "train.batch_size",
+                 "train.drop_last", "transfer.stage_decay")
+)  # fmt: skip
+
+
+def begin(config: Config, folder: Path, cache: Path, accept_change: bool) -> Run:
+    """Begin a run in `folder`, whose lock is held, or go on with the one begun there.
+
+    Raises RunError where the folder holds a finished run or one that is not this one, unless
+    `accept_change` says to go on knowingly.
+    """
+    display = Display(config.train.epochs)
+    begun = runlog.is_begun(folder)
+    changes = _changed_settings(folder, config, accept_change) if begun else []
+    _check_names(config)
+    splits = load_splits(config.data, config.train.seed, display.say)
+    _check_fit(config, splits)
+    interrupt.check()
+    fingerprint = splits.train.fingerprint()
+    if begun:
+        policy, then, fingerprint_then = runlog.recorded_conditions(folder)
+        policy, origin = policy.under(config.hardware), "recorded"
+        then |= {"training images": fingerprint_then[:12]}
+        now = {**machine(policy.device), "training images": fingerprint[:12]}
+        changes += _changed_conditions(folder, then, now, accept_change)
+    else:
+        policy, origin = _choose_policy(config, splits, cache, display)
+    policy.apply()
+    state = begin_state(config, splits, policy)
+    _announce(display, config, splits, policy, origin, state)
+    if not _restore(folder / "checkpoints", state, display):
+        _prepare(config, splits, policy, state, display)
+    log = runlog.EventLog(folder, state.events)
+    run = Run(folder, config, policy, splits, state, display, log)
+    total = config.train.epochs * len(run.slices())
+    if state.step > total:
+        raise RunError(
+            f"{folder} is at update {state.step} already, more than the {total} of train.epochs "
+            f"{config.train.epochs}: give more epochs, or another --out"
+        )
+    if not 0 <= state.step - state.epoch * len(run.slices()) <= len(run.slices()):
+        raise RunError(
+            f"{folder} was begun with another number of training images; give another --out"
+        )
+    if changes or not begun:
+        facts = {"policy": asdict(policy), "policy_origin": origin, "accepted_changes": changes}
+        conditions = {"machine": machine(policy.device), "data_fingerprint": fingerprint}
+        runlog.begin(folder, config, facts | conditions)
+    return run
+
+
+def begin_state(config: Config, splits: Splits, policy: Policy) -> TrainState:
+    """The first weights, a pure function of the seed, and a fresh optimiser."""
+    torch.manual_seed(mix(config.train.seed, "weights"))
+    model = _build(config, splits)
+    models.initialize(model, config.model.init, lambda: _first_images(config, splits))
+    model = policy.place(model)
+    device_type = torch.device(policy.device).type
+    return TrainState(
+        model=model,
+        optimizer=make_optimizer(config.optim, model, config.transfer.stage_decay),
+        scaler=torch.amp.GradScaler(device_type, enabled=policy.precision == "fp16"),
+        average=tensors(model) if config.train.ema else None,
+    )
+
+
+def _prepare(
+    config: Config, splits: Splits, policy: Policy, state: TrainState, display: Display
+) -> None:
+    """Begin with the weights of a file and a fitted last layer, as far as set. A run that goes on
+    from a checkpoint needs neither.
+    """
+    if config.model.weights:
+        found = find_weights(config.model.name, config.model.weights)
+        for note in filter(None, [config.model.origin, *load_pretrained(state.model, found)]):
+            display.say(f"weights: {note}")
+    if config.transfer.probe:
+        device = torch.device(policy.device)
+        train, held_out = (
+            source(images, splits.preprocess, device) if images else None
+            for images in (splits.train, splits.validation)
+        )
+        assert train is not None
+        probe = fit_head(state.model, train, held_out, policy)
+        display.say(
+            f"linear probe: {probe.accuracy:.2%} of the images left out for it, "
+            f"penalty {probe.penalty:g}"
+        )
+    if state.average is not None:
+        state.average = tensors(state.model)
+
+
+def _build(config: Config, splits: Splits) -> nn.Module:
+    classes, preprocess = len(splits.train.classes), splits.preprocess
+    return models.build(config.model.name, classes, preprocess.channels, preprocess.input_size)
+
+
+def _first_images(config: Config, splits: Splits) -> Tensor:
+    """Training images, as the network gets them, for an initialiser that goes by data."""
+    indices = order(config.train.seed, 0, len(splits.train))[:IMAGES_TO_INITIALIZE]
+    return source(splits.train, splits.preprocess, torch.device("cpu")).batch(indices).images
+
+
+def _check_names(config: Config) -> None:
+    """Refuse what is not there before any data set is fetched and read."""
+    models.find(config.model.name)
+    models.check_initializer(config.model.init)
+    find_device(config.hardware.device)
+
+
+def _check_fit(config: Config, splits: Splits) -> None:
+    if config.train.batch_size > len(splits.train):
+        raise ConfigError(
+            f"train.batch_size is {config.train.batch_size}, but there are only "
+            f"{len(splits.train)} training images: choose at most that many"
+        )
+    check(config.augment, splits.train.num_channels)
+    models.check_input(
+        config.model.name,
+        len(splits.train.classes),
+        splits.train.num_channels,
+        splits.preprocess.input_size,
+        config.data.pad,
+    )
+
+
+def _choose_policy(
+    config: Config, splits: Splits, cache: Path, display: Display
+) -> tuple[Policy, str]:
+    classes, channels = len(splits.train.classes), splits.train.num_channels
+    side = splits.preprocess.input_size
+    return choose_policy(
+        config.hardware,
+        f"{config.model.name} {classes}",
+        lambda: _build(config, splits),
+        (config.train.batch_size, channels, side, side),
+        cache,
+        display.say,
+    )
+
+
+def _changed_settings(folder: Path, config: Config, accept_change: bool) -> list[str]:
+    """What differs from the settings the run was begun with; RunError unless that is accepted."""
+    changes = runlog.differences(runlog.recorded_config(folder), config)
+    finished = runlog.is_finished(folder)
+    fixed = finished or any(change.startswith(UNCHANGEABLE) for change in changes)
+    if changes and (fixed or not accept_change):
+        remedy = "" if fixed else ", or --accept-change to go on with these"
+        raise RunError(
+            f"{folder} holds a run of other settings ({'; '.join(changes)}). "
+            f"Give another --out{remedy}"
+        )
+    if finished:
+        raise RunError(
+            f"{folder} holds a finished run, so nothing was done. Look at it with "
+            f"`deepcnn evaluate {folder}`, or give another --out to train again"
+        )
+    return changes
+
+
+def _changed_conditions(
+    folder: Path, then: Mapping[str, Any], now: Mapping[str, Any], accept_change: bool
+) -> list[str]:
+    """What differs in data and machine; RunError unless that is accepted."""
+    changes = [
+        f"{name}: {then.get(name)} then, {now.get(name)} now"
+        for name in {**then, **now}
+        if then.get(name) != now.get(name)
+    ]
+    if changes and not accept_change:
+        raise RunError(
+            f"{folder} was begun under other conditions ({'; '.join(changes)}), so it would not "
+            "end in the same weights. Restore them, give another --out, or --accept-change to "
+            "go on all the same"
+        )
+    return changes
+
+
+def _restore(folder: Path, state: TrainState, display: Display) -> bool:
+    """Go on from the newest checkpoint that verifies; whether there is one."""
+    if not folder.exists():
+        return False
+    try:
+        place, passed_over = checkpoint.load_newest(folder, state)
+        for reason in passed_over:
+            display.say(f"warning: {reason}")
+        checkpoint.discard_after(folder, state.step if place else -1)
+    except OSError as error:
+        raise RunError(
+            f"cannot read and tidy {folder}: {error}. Mend the disk and repeat the command, or "
+            "give another --out"
+        ) from error
+    display.say(f"continuing at step {state.step}" if place else "no checkpoint: starting over")
+    return place is not None
+
+
+def _announce(
+    display: Display,
+    config: Config,
+    splits: Splits,
+    policy: Policy,
+    origin: str,
+    state: TrainState,
+) -> None:
+    """Say what was derived and chosen, before any time is spent on it."""
+    held_out = f", {len(splits.validation):,} held out" if splits.validation else ""
+    side = splits.preprocess.input_size
+    display.say(
+        f"{config.data.name}: {len(splits.train):,} training images{held_out}, "
+        f"{len(splits.test):,} test images; network input "
+        f"{splits.preprocess.channels}x{side}x{side}"
+    )
+    display.say(
+        f"{config.model.name}: {models.num_parameters(state.model):,} parameters; {policy.device}, "
+        f"{policy.precision}, {policy.layout}, {policy.threads} threads ({origin})"
+    )

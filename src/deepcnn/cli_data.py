@@ -1,0 +1,114 @@
+"""The part of the command line that is about data: `deepcnn data ...`."""
+
+import io
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import App, Parameter
+
+from deepcnn.errors import ConfigError, RunError
+
+Flag = Annotated[bool, Parameter(negative=(), show_default=False)]
+
+data = App(
+    name="data", help="List, fetch, look at, check and pack data sets.", help_format="plaintext"
+)
+
+
+@data.command(name="list")
+def list_data() -> None:
+    """List the data sets that are known by name."""
+    from deepcnn.data import catalog
+
+    for name in catalog.names():
+        entry = catalog.entry(name)
+        megabytes = sum(file.size for file in entry.files) / 1e6
+        print(f"{name:<16}{len(entry.classes):>4} classes{megabytes:>8.1f} MB  "
+              f"{entry.licence}  {entry.home}")  # fmt: skip
+
+
+@data.command
+def fetch(name: str, /, *, root: str = "") -> None:
+    """Download a data set, verify it, and print where its files are.
+
+    Parameters
+    ----------
+    name
+        Data set; `deepcnn data list` lists them.
+    root
+        Folder to look in first and to download into; else $DEEPCNN_DATA, else the user's cache.
+    """
+    from deepcnn.data import catalog
+
+    for path in catalog.fetch(name, root).values():
+        print(path)
+
+
+@data.command
+def show(
+    name: str,
+    /,
+    *,
+    out: Path | None = None,
+    split: Literal["train", "test"] = "train",
+    per_class: int = 10,
+    root: str = "",
+) -> None:
+    """Draw a sheet with the first pictures of each class, as a PNG, and print the counts.
+
+    Parameters
+    ----------
+    name
+        Data set by name, or folder.
+    out
+        PNG file to write; default NAME-SPLIT.png.
+    split
+        train or test.
+    per_class
+        Pictures of each class.
+    root
+        Folder to look for data sets in first.
+    """  # fmt: skip
+    from deepcnn.data.show import contact_sheet
+    from deepcnn.data.splits import load_part
+
+    if per_class < 1:
+        raise ConfigError(f"--per-class is {per_class}, expected at least 1")
+    images = load_part(name, split, root)
+    path = out or Path(f"{Path(name).name}-{split}.png")
+    picture = io.BytesIO()
+    contact_sheet(images, per_class).save(picture, format="PNG")
+    write(path, picture.getvalue())
+    for label, count in zip(images.classes, images.class_counts(), strict=True):
+        print(f"{count:>8,}  {label}")
+    print(path)
+
+
+@data.command
+def pack(source: str, out: Path, /, *, shards: int) -> None:
+    """Pack a folder or CSV file of pictures into tar shards (WebDataset layout), for large sets.
+
+    Shards are read where they are, in large pieces: `deepcnn train --data OUT`. Example:
+    deepcnn data pack photos packed --shards 16
+
+    Parameters
+    ----------
+    source
+        Folder or CSV file of pictures.
+    out
+        New folder for the shards.
+    shards
+        How many to make of each of train, val and test.
+    """
+    from deepcnn.data.pictures import pack as pack_pictures
+
+    for path in pack_pictures(source, out, shards):
+        print(path)
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write what the user asked for where the user said."""
+    try:
+        path.write_bytes(content)  # as it is: PATH may be a device such as /dev/stdout
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror}; give another file") from error

@@ -1,0 +1,186 @@
+"""A person's own pictures as image sets: listed, divided, looked at once, bad ones dealt with."""
+
+import hashlib
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from deepcnn.config import Data
+from deepcnn.data.folder import list_csv, list_folder
+from deepcnn.data.holdout import held_out
+from deepcnn.data.images import ImageSet
+from deepcnn.data.photos import Photos, Spots, whole_files
+from deepcnn.data.scan import scan
+from deepcnn.data.shards import SPLITS as SHARD_SPLITS
+from deepcnn.data.shards import is_shards, read_index
+from deepcnn.data.shards import pack as pack_shards
+from deepcnn.device import available_threads, generator
+from deepcnn.errors import DataError
+from deepcnn.files import cache_folder
+
+DEFAULT_SIDE = 224  # pixels: what published networks take
+CHANNELS = 3
+SHOWN = 10  # names in a message
+PARTS = ("train", "validation", "test")
+
+Say = Callable[[str], None]
+
+
+class Listed(NamedTuple):
+    """Pictures of a data set, N: `splits` train, validation, test or "", `groups` "" for none."""
+
+    spots: Spots
+    labels: NDArray[np.int64]
+    splits: tuple[str, ...]
+    groups: tuple[str, ...]
+    classes: tuple[str, ...]
+
+
+def load_parts(data: Data, seed: int, say: Say) -> dict[str, ImageSet]:
+    """Training, validation (if any) and test images of a folder or CSV file, as `divide` says."""
+    listing = list_source(data)
+    parts = divide(listing, data, seed, say)
+    return _image_sets(listing, parts, data, least_side(data), say)
+
+
+def load_all(data: Data, least: int, say: Say) -> ImageSet:
+    """The test images that a folder or CSV file brings, or else all its images, to measure on."""
+    listing = list_source(data)
+    given = np.array(listing.splits)
+    part = next(part for part in ("test", "validation", "") if part in given or not part)
+    wanted = given == part if part else np.full(len(given), True)
+    parts = np.where(wanted, "test", "")
+    return _image_sets(listing, parts, data, least, say)["test"]
+
+
+def list_source(data: Data) -> Listed:
+    """Where all pictures lie, and what they are."""
+    path = Path(data.name).expanduser()
+    if is_shards(path):
+        index = read_index(path, cache_folder())
+        files = tuple(map(str, index.files))
+        spots = Spots(files, index.file, index.offset, index.size)
+        if len(index.classes) < 2:
+            raise DataError(f"{data.name} has pictures of one class only; expected two or more")
+        splits = tuple(SHARD_SPLITS[split] for split in index.splits)
+        return Listed(spots, index.labels, splits, ("",) * len(spots), index.classes)
+    found = list_folder(path, data.group) if path.is_dir() else list_csv(path, data.group)
+    spots = whole_files(tuple(os.path.join(found.root, name) for name in found.paths))  # noqa: PTH118
+    return Listed(spots, found.labels, found.splits, found.groups, found.classes)
+
+
+def pack(source: str, out: Path, num_shards: int) -> list[Path]:
+    """Write the pictures of a folder or CSV file into shards, their bytes as they are.
+
+    In the order of a random permutation, so that every shard holds a mixture.
+    """
+    listing = list_source(Data(name=source))
+    given, paths = np.array(listing.splits), []
+    for split in dict.fromkeys(listing.splits):
+        rows = np.flatnonzero(given == split)
+        rows = rows[torch.randperm(len(rows), generator=generator(0, "pack")).numpy()]
+        pictures = (
+            (listing.spots.name(row), listing.spots.read(row), int(listing.labels[row]))
+            for row in rows.tolist()
+        )
+        paths += pack_shards(pictures, listing.classes, out, num_shards, split, len(rows))
+    return paths
+
+
+def divide(listing: Listed, data: Data, seed: int, say: Say) -> NDArray[np.str_]:
+    """Which part each picture belongs to: train, validation or test.
+
+    The source's own division counts. Of validation and test alone, either is the test set, which
+    no decision is made by; what is missing is held out of the training images, each class in
+    proportion, groups whole.
+    """
+    parts = np.array(listing.splits, dtype="U10")
+    parts[parts == ""] = "train"
+    present = set(parts.tolist())
+    if present == {"train", "validation"}:
+        parts[parts == "validation"] = "test"
+        say(f"{data.name}: its validation images are the test set, which no decision is made by")
+    elif present == {"train"}:
+        if not data.test:
+            raise DataError(
+                f"{data.name} has no test images and data.test is 0, so nothing could be measured; "
+                "set --data.test 0.1, or put some into a folder `test`"
+            )
+        _hold_out(parts, "test", data.test, listing, seed)
+    if "validation" not in parts and data.validation:
+        _hold_out(parts, "validation", data.validation, listing, seed)
+    return parts
+
+
+def _hold_out(parts: NDArray[np.str_], part: str, share: float, listing: Listed, seed: int) -> None:
+    """Move some of the training pictures to another part."""
+    rows = np.flatnonzero(parts == "train")
+    groups = [listing.groups[row] for row in rows]
+    chosen = held_out(listing.labels[rows], groups, number(share, len(rows)), seed)
+    parts[rows[chosen]] = part
+
+
+def number(share: float, total: int) -> int:
+    """How many images a setting asks for: a share below 1, else a number."""
+    return max(1, round(share * total)) if share < 1 else int(share)
+
+
+def least_side(data: Data) -> int:
+    """The short side to decode for: twice what a network looks at, so that nothing is lost."""
+    return 2 * math.floor((data.size or DEFAULT_SIDE) / data.keep)
+
+
+def _image_sets(
+    listing: Listed, parts: NDArray[np.str_], data: Data, least: int, say: Say
+) -> dict[str, ImageSet]:
+    """Look at all pictures, and gather those that have a part by it."""
+    source = Path(data.name).expanduser().resolve()
+    cache = cache_folder() / "pictures" / hashlib.sha256(bytes(source)).hexdigest()[:16]
+    found = scan(listing.spots, CHANNELS, least, cache, available_threads(), say)
+    is_bad = np.isin(np.arange(len(parts)), list(found.problems))
+    used = np.flatnonzero(parts != "").tolist()
+    _deal_with([found.problems[row] for row in used if is_bad[row]], len(used), data, say)
+    sets = {}
+    for part in PARTS:
+        rows = np.flatnonzero((parts == part) & ~is_bad)
+        if len(rows):
+            photos, labels = Photos(found, rows), listing.labels[rows]
+            sets[part] = ImageSet(f"{data.name}, {part}", photos, labels, listing.classes)
+        elif part in parts:
+            raise DataError(f"{data.name}: no {part} images are left of those that can be read")
+    _require_all_classes(sets, listing, data)
+    return sets
+
+
+def _deal_with(problems: list[str], total: int, data: Data, say: Say) -> None:
+    """Stop for bad pictures, or name those that are left out."""
+    if not problems:
+        return
+    more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+    summary = (
+        f"{len(problems)} of {total} pictures cannot be used: {'; '.join(problems[:SHOWN])}{more}"
+    )
+    if data.on_bad == "stop":
+        raise DataError(f"{summary}. Mend or remove them, or leave them out: --data.on_bad skip")
+    say(f"left out: {summary}")
+
+
+def _require_all_classes(sets: dict[str, ImageSet], listing: Listed, data: Data) -> None:
+    if "train" not in sets:
+        return
+    counts = sets["train"].class_counts()
+    if empty := [listing.classes[label] for label in np.flatnonzero(counts == 0)[:SHOWN]]:
+        names = ", ".join(map(repr, empty))
+        raise DataError(f"{data.name}: no training images are left of {names}")
+
+
+def square_side(data: Data, train: ImageSet) -> int:
+    """The side to bring pictures to: as set, their own where they are small equal squares."""
+    own = train.size if 0 < train.size <= DEFAULT_SIDE else DEFAULT_SIDE
+    return data.size or own

@@ -1,0 +1,40 @@
+"""Fine-tuning: all settings for a set of pictures that nobody has tuned for, from its size and the
+weights that are begun with.
+"""
+
+from deepcnn.config import Augment, Config, Data, Model, Optim, Train, Transfer
+from deepcnn.data import catalog, pictures
+from deepcnn.models.pretrained import find_weights
+
+FEW = 2_000  # training images: with fewer, mild crops and more epochs
+
+
+def plan(data: str, model: str, weights: str) -> Config:
+    """Settings that fine-tune a network on `data`: a linear probe, then stage by stage from the
+    last to the first, slower ones for earlier stages, the best on validation images kept.
+
+    `model` and `weights` as `find_weights` takes them; images are prepared as its weights need it.
+    Raises ConfigError or DataError for what cannot be had, before any image is read.
+    """
+    few = num_images(data) < FEW
+    found = find_weights(model, weights)
+    return Config(
+        data=Data(
+            name=data, size=found.side, keep=found.crop, interpolation=found.interpolation,
+            mean=found.mean, std=found.std,
+        ),
+        model=Model(
+            name=model, weights=weights, origin=f"{found.source}; licence: {found.licence}"
+        ),
+        transfer=Transfer(probe=True, freeze="head", unfreeze_at=0.5, stage_decay=0.7),
+        augment=Augment(flip="random", crop_area=0.5 if few else 0.2),
+        optim=Optim(name="adamw", lr=5e-4, weight_decay=0.01, schedule="cosine", warmup=0.1),
+        train=Train(epochs=5 if few else 3, batch_size=32, label_smoothing=0.1, keep="best"),
+    )  # fmt: skip
+
+
+def num_images(data: str) -> int:
+    """How many images there are to learn from, at most."""
+    if catalog.is_pictures(data):
+        return len(pictures.list_source(Data(name=data)).spots)
+    return FEW

@@ -1,0 +1,76 @@
+"""The end of a run: the test set is read once, and the finished model committed."""
+
+from dataclasses import asdict
+from typing import Any
+
+from deepcnn import artefact, checkpoint, models, report
+from deepcnn.errors import SaveError
+from deepcnn.evaluate import predictions, summary
+from deepcnn.files import Damaged
+from deepcnn.models import transfer
+from deepcnn.run import Run
+
+
+def finish(run: Run) -> dict[str, Any]:
+    """Read the test set once, with the final weights in fp32, and commit the finished model."""
+    config, splits, state = run.config, run.splits, run.state
+    transfer.freeze(state.model, 0)
+    keep_best(run)
+    model, policy = run.final_model(), run.policy.exact()
+    measured = {
+        name: summary(predictions(model, run.source(images), policy), images.classes)
+        for name, images in (("test", splits.test), ("validation", splits.validation))
+        if images
+    }
+    facts = {
+        **measured,
+        "num_train_images": len(splits.train),
+        "num_parameters": models.num_parameters(state.model),
+        "seconds": state.seconds,
+        "config": asdict(config),
+        "policy": asdict(run.policy),
+        "data_fingerprint": splits.train.fingerprint(),
+    }
+    run.record(event="result", step=state.step, **measured)
+    picture = run.folder / "learning-curve.png"
+    try:
+        report.learning_curve(state.events, picture)
+    except OSError as error:
+        run.warn(f"cannot write {picture}: {error.strerror}")
+    run.catch_up()
+    _save_model(run, facts)
+    return facts
+
+
+def keep_best(run: Run) -> None:
+    """Go back to the weights that were best on validation images, if the settings say so."""
+    state = run.state
+    if run.config.train.keep == "last" or state.best_step in (-1, state.step):
+        return
+    place = run.folder / "checkpoints" / f"step-{state.best_step:09d}"
+    events, seconds = state.events, state.seconds
+    try:
+        checkpoint.load(place, state)
+    except (OSError, Damaged) as reason:
+        raise SaveError(
+            f"the best weights cannot be read from {place}: {reason}. Repeat the command with "
+            "--train.keep last --accept-change to finish with the last ones"
+        ) from reason
+    state.events, state.seconds = events, seconds
+    run.display.say(
+        f"weights of update {state.step}, the best on validation images: {state.best_accuracy:.2%}"
+    )
+
+
+def _save_model(run: Run, facts: dict[str, Any]) -> None:
+    folder, splits = run.folder / "model", run.splits
+    weights = run.state.final_weights()
+    try:
+        artefact.save(
+            folder, run.config.model.name, weights, splits.preprocess, splits.test.classes, facts
+        )
+    except (OSError, Damaged) as error:
+        raise SaveError(
+            f"the finished model could not be written to {folder}: {error}. Make room and repeat "
+            "the command: it goes on from the last checkpoint"
+        ) from error
