@@ -199,9 +199,16 @@ def test_what_is_left_out_is_counted_by_kind(tmp_path: Path) -> None:
                 "cow": {},
                 "ant": {"deep": {".gitkeep": b""}},
                 "notes.txt": b"",
+                ".notes": b"",
                 "link": Path(".."),
             },
-            "val": {"cat": {"__MACOSX": {"1": b""}, "gone": Path("gone"), "far": Path("1/2")}},
+            "val": {
+                "cat": {
+                    "__MACOSX": {"1": b""},
+                    "gone": Path("gone"),
+                    "far": Path("../../train/cat/1/2"),
+                }
+            },
             "extra": {"1": b""},
             "classes.txt": b"",
             "pipe-to-be": {},
@@ -225,7 +232,7 @@ def test_what_is_left_out_is_counted_by_kind(tmp_path: Path) -> None:
         "empty class folders": 4,  # cow, ant and link to learn from, cat to validate
         "files outside the class folders": 2,
         "folders beside train, val and test": 2,
-        "hidden files and folders": 3,
+        "hidden files and folders": 4,
         "links to folders listed before": 1,
         "named pipes": 3,
         "sockets": 1,
@@ -588,7 +595,7 @@ def test_a_plain_csv(tmp_path: Path) -> None:
 
 def test_absolute_paths_and_paths_above_are_allowed(tmp_path: Path) -> None:
     build(tmp_path / "far", {"1": b""})
-    text = f"label;path\ncat;{tmp_path}/far/1\ndog;../far/1\ndog;.//cat/./1.jpg\n"
+    text = f"\n;\nlabel;path\ncat;{tmp_path}/far/1\ndog;../far/1\ndog;.//cat/./1.jpg\n"
     listing = list_csv(csv_file(tmp_path / "pets", text))
     assert rows(listing) == [
         ("../far/1", "dog", "", ""),
@@ -639,6 +646,7 @@ ROW = "cat/1.jpg,cat\n"
         ("path,label\n" + ROW + 'dog/1.jpg,"dog\n\n', ", line 3: unexpected end of data; close"),
         ("path,label\n" + ROW + '"dog"/1.jpg,dog\n', ", line 3: ',' expected after '\"'; close"),
         ('path\tlabel\n"a"b\t', ", line 2: 'tab' expected after '\"'; close each double quote"),
+        ('path,label,"' + "x" * 200_000, ", line 1: field larger than field limit"),
         ('path,"label\n' + ROW, ", line 1: unexpected end of data; close each double quote"),
         ('path,label\n"a\nb",', ", line 2: the label is empty; fill it in"),
         ("path,label\n" + ROW + "dog/1.jpg, \n", ", line 3: the label is empty; fill it in"),

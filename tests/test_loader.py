@@ -1,7 +1,10 @@
 import threading
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from types import GeneratorType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +16,9 @@ from torchvision.transforms import v2
 
 from deepcnn.config import Augment
 from deepcnn.data import loader
-from deepcnn.data.augment import augment, draw, pick, windows
+from deepcnn.data.augment import Parameters, augment, draw, pick, windows
 from deepcnn.data.images import ImageSet
-from deepcnn.data.loader import Source, batch_slices, in_order, order, source
+from deepcnn.data.loader import Batch, Source, batch_slices, epoch_batches, in_order, order, source
 from deepcnn.data.photos import Photos
 from deepcnn.data.preprocess import Preprocess
 from deepcnn.errors import ImageError
@@ -298,3 +301,120 @@ def test_batches_given_up_leave_no_threads(files: ImageSet) -> None:
     assert isinstance(batches, GeneratorType)
     batches.close()
     assert threading.active_count() == before
+
+
+# Two images in one
+
+
+def portions(number: int, cuts: Iterable[int], begin: int = 0) -> list[torch.Tensor]:
+    """The positions from `begin` on, cut into groups."""
+    edges = sorted({begin, number, *(cut for cut in cuts if begin < cut < number)})
+    return [torch.arange(start, stop) for start, stop in pairwise(edges)]
+
+
+def mixed_epoch(
+    images: Source, settings: Augment, groups: Iterable[torch.Tensor], seed: int = 3
+) -> Batch:
+    """What an epoch's batches are, put together."""
+    number = len(images)
+    parameters = draw(settings, seed, 0, number)
+    permutation = order(seed, 0, number)
+    batches = list(epoch_batches(images, permutation, groups, settings, parameters))
+    parts = zip(*batches, strict=True)
+    return Batch(*(None if part[0] is None else torch.cat(part) for part in parts))  # type: ignore[arg-type]
+
+
+def same_batch(one: Batch, other: Batch) -> bool:
+    pairs = zip(one, other, strict=True)
+    return all(a is b is None or (a is not None and torch.equal(a, b)) for a, b in pairs)  # type: ignore[arg-type]
+
+
+MIXTURES = [
+    Augment(mixup=0.4, flip="random"),
+    Augment(cutmix=1.0),
+    Augment(mixup=0.2, cutmix=1.0, crop=1),
+]
+cuts = st.lists(st.integers(1, NUM_IMAGES), max_size=12)
+
+
+@settings(max_examples=60)
+@given(st.sampled_from(MIXTURES), cuts, st.integers(0, NUM_IMAGES - 1))
+def test_batches_are_no_part_of_mixing(options: Augment, where: list[int], begin: int) -> None:
+    """Whatever their size, and from wherever a run goes on."""
+    whole = mixed_epoch(toy(RAW), options, [torch.arange(NUM_IMAGES)])
+    assert same_batch(mixed_epoch(toy(RAW), options, portions(NUM_IMAGES, where)), whole)
+    rest = mixed_epoch(toy(RAW), options, portions(NUM_IMAGES, where, begin))
+    assert same_batch(rest, Batch(*(part[begin:] for part in whole if part is not None)))
+
+
+def test_batches_of_mixed_photos(photos: ImageSet) -> None:
+    options = Augment(mixup=0.4, cutmix=1.0, crop_area=0.2, flip="random")
+    whole = mixed_epoch(in_files(photos), options, [torch.arange(NUM_PHOTOS)])
+    for size in (1, 3, 4, 7):
+        groups = portions(NUM_PHOTOS, range(0, NUM_PHOTOS, size))
+        assert same_batch(mixed_epoch(in_files(photos), options, groups), whole)
+
+
+@settings(max_examples=40)
+@given(st.floats(0.1, 2), seeds, cuts)
+def test_mixup_by_its_formula(alpha: float, seed: int, where: list[int]) -> None:
+    options = Augment(mixup=alpha)
+    found = mixed_epoch(toy(RAW), options, portions(NUM_IMAGES, where), seed)
+    share = draw(options, seed, 0, NUM_IMAGES)["share"].numpy()
+    visited, labels = order(seed, 0, NUM_IMAGES).tolist(), stored().labels
+    assert found.share is not None
+    assert found.partner_labels is not None
+    for place, index in enumerate(visited):
+        partner = visited[place ^ 1] if place ^ 1 < NUM_IMAGES else index
+        own, other = stored_pixels()[[index, partner]].astype(np.float64)
+        expected = share[index] * own + (1 - share[index]) * other
+        np.testing.assert_allclose(found.images[place], expected, rtol=1e-5, atol=1e-3)
+        assert found.share[place] == share[index]
+        assert (found.labels[place], found.partner_labels[place]) == (
+            labels[index], labels[partner],
+        )  # fmt: skip
+
+
+def counted(images: Source, options: Augment, groups: list[torch.Tensor]) -> list[list[int]]:
+    """The images that were read for each batch of an epoch."""
+    read: list[list[int]] = []
+    batches = Source.batches
+
+    def note(source: Source, asked: Iterable[torch.Tensor], *rest: Any) -> Iterator[Batch]:
+        for batch in batches(source, asked, *rest):
+            read.append(batch.indices.tolist())
+            yield batch
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Source, "batches", note)
+        mixed_epoch(images, options, groups)
+    return read
+
+
+@settings(max_examples=40)
+@given(cuts)
+def test_without_mixing_nothing_is_read_twice(where: list[int]) -> None:
+    groups = portions(NUM_IMAGES, where)
+    read = counted(toy(RAW), Augment(flip="random"), groups)
+    permutation = order(3, 0, NUM_IMAGES).tolist()
+    assert read == [[permutation[k] for k in group] for group in groups]
+
+
+@settings(max_examples=40)
+@given(st.sampled_from(MIXTURES), cuts)
+def test_mixing_reads_the_other_halves_of_torn_pairs_only(
+    options: Augment, where: list[int]
+) -> None:
+    groups = portions(NUM_IMAGES, where)
+    torn = sum(int(group[0]) % 2 for group in groups)  # pairs with an end in each of two batches
+    read = counted(toy(RAW), options, groups)
+    assert sum(map(len, read)) == NUM_IMAGES + 2 * torn
+    assert all(len(set(images)) == len(images) for images in read)
+
+
+def test_without_mixing_batches_are_plain() -> None:
+    options = Augment(flip="random", crop=1)
+    parameters: Parameters = draw(options, 3, 0, NUM_IMAGES)
+    found = mixed_epoch(toy(RAW), options, portions(NUM_IMAGES, [4, 9]))
+    assert (found.share, found.partner_labels) == (None, None)
+    assert same_batch(found, toy(RAW).batch(order(3, 0, NUM_IMAGES), options, parameters))

@@ -98,12 +98,18 @@ def assert_updates_agree(options: Optim, seed: int) -> None:
         np.testing.assert_allclose(parameter.detach().numpy(), expected[name], rtol=1e-9, atol=1e-9)
 
 
-def test_frozen_parameters_are_left_alone() -> None:
-    model = network()
-    model[0].requires_grad_(False)
-    optimizer = make_optimizer(Optim(), model)
-    held = [p for group in optimizer.param_groups for p in group["params"]]
-    assert {id(p) for p in held} == {id(p) for layer in model[1:] for p in layer.parameters()}
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_frozen_parameters_rest_until_they_train(name: str) -> None:
+    model, before = network(), tensors(network())
+    optimizer = make_optimizer(Optim(name=name, weight_decay=0.5), model)
+    for is_frozen in (True, False):
+        model[0].requires_grad_(not is_frozen)
+        optimizer.zero_grad(set_to_none=True)
+        model.eval()(torch.randn(5, 2, 4, 4).double()).square().mean().backward()
+        optimizer.step()
+        for key, parameter in model.named_parameters():
+            rests = is_frozen and key.startswith("0.")
+            assert torch.equal(parameter, before[key]) == rests, key
 
 
 def test_set_lr_holds_for_every_parameter() -> None:
@@ -181,6 +187,91 @@ def test_milestones_of_a_known_run() -> None:
     points = (0.05, 0.1, 0.49, 0.5, 0.74, 0.75, 1)
     expected = [0.5, 1, 1, 0.1, 0.1, 0.01, 0.01]
     assert [lr_factor(options, p) for p in points] == pytest.approx(expected)
+
+
+# Rates by stage
+
+
+class Stages(nn.Sequential):
+    """Three stages: 0 with the norm 1, 2, and 4, the last layer."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            nn.Conv2d(2, 3, 3),
+            nn.BatchNorm2d(3),
+            nn.Conv2d(3, 3, 2),
+            nn.Flatten(),
+            nn.Linear(27, 4),
+        )
+
+
+PLACES = {"0": 2, "1": 2, "2": 1, "4": 0}  # stages up to the last one
+
+
+@settings(max_examples=30)
+@given(st.sampled_from(["sgd", "adamw"]), st.floats(0.05, 0.99), st.floats(1e-6, 10))
+def test_rates_fall_from_stage_to_stage(name: str, decay: float, lr: float) -> None:
+    model = Stages()
+    optimizer = make_optimizer(Optim(name=name, weight_decay=0.3), model, decay)
+    set_lr(optimizer, lr)
+    found = {p: group for group in optimizer.param_groups for p in group["params"]}
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(found) == 8
+    for key, parameter in model.named_parameters():
+        expected = lr * decay ** PLACES[key.partition(".")[0]]
+        assert found[parameter]["lr"] == pytest.approx(expected, rel=1e-12)
+        assert found[parameter]["weight_decay"] == (0.3 if parameter.ndim > 1 else 0)
+    assert optimizer.param_groups[-1]["lr"] == lr  # the last layer's
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_updates_are_as_long_as_the_rates_say(name: str) -> None:
+    options = Optim(name=name, momentum=0.0)
+    moved = []
+    for decay in (1.0, 0.5):
+        torch.manual_seed(0)
+        model = Stages().double()
+        before = tensors(model)
+        optimizer = make_optimizer(options, model, decay)
+        set_lr(optimizer, 0.01)
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        optimizer.step()
+        moved.append({key: p.detach() - before[key] for key, p in model.named_parameters()})
+    for key, step in moved[0].items():
+        torch.testing.assert_close(moved[1][key], step * 0.5 ** PLACES[key.partition(".")[0]])
+
+
+def plain(options: Optim, model: nn.Module) -> torch.optim.Optimizer:
+    """Two groups and one rate."""
+    parameters = list(model.parameters())
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": options.weight_decay},
+        {"params": [p for p in parameters if p.ndim == 1], "weight_decay": 0.0},
+    ]
+    if options.name == "adamw":
+        return torch.optim.AdamW(groups, lr=options.lr, fused=True)
+    return torch.optim.SGD(groups, lr=options.lr, momentum=options.momentum, fused=True)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_equal_rates_are_plain_updates_bit_for_bit(name: str) -> None:
+    options = Optim(name=name, lr=0.03, weight_decay=0.1)
+    results = []
+    for make in (plain, make_optimizer):
+        torch.manual_seed(0)
+        model = Stages()
+        optimizer = make(options, model)
+        for step in range(1, 6):
+            for group in optimizer.param_groups:
+                group["lr"] = 0.03 / step
+            if make is make_optimizer:
+                set_lr(optimizer, 0.03 / step)
+            optimizer.zero_grad()
+            model(torch.randn(6, 2, 6, 6)).square().mean().backward()
+            optimizer.step()
+        results.append(tensors(model))
+    assert len(optimizer.param_groups) == 2
+    assert all(torch.equal(results[0][key], results[1][key]) for key in results[0])
 
 
 def test_l1_norm_sums_weights_without_norms_and_biases() -> None:

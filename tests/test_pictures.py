@@ -21,11 +21,18 @@ from deepcnn import artefact, evaluate, models
 from deepcnn.cli import main
 from deepcnn.config import Data
 from deepcnn.data.catalog import is_pictures
-from deepcnn.data.folder import Listing
 from deepcnn.data.images import ImageSet
 from deepcnn.data.loader import source
-from deepcnn.data.photos import Photos
-from deepcnn.data.pictures import divide, least_side, load_all, load_parts, number, square_side
+from deepcnn.data.photos import Photos, whole_files
+from deepcnn.data.pictures import (
+    Listed,
+    divide,
+    least_side,
+    load_all,
+    load_parts,
+    number,
+    square_side,
+)
 from deepcnn.data.scan import scan
 from deepcnn.data.splits import load_part, load_splits
 from deepcnn.device import Policy
@@ -54,24 +61,21 @@ TOY: Settings = SMALL | {
 STEPS_PER_EPOCH = (TOTAL - 24) // 12
 
 
-def listing(
+def listed(
     labels: list[int], splits: list[str] | None = None, groups: list[str] | None = None
-) -> Listing:
-    names = tuple(f"{k:04}" for k in range(len(labels)))
-    none = ("",) * len(labels)
-    return Listing(
-        Path("/nowhere"),
-        names,
+) -> Listed:
+    none = [""] * len(labels)
+    return Listed(
+        whole_files(tuple(f"/nowhere/{k:04}" for k in range(len(labels)))),
         np.array(labels, dtype=np.int64),
-        none if splits is None else tuple(splits),
-        none if groups is None else tuple(groups),
+        tuple(none if splits is None else splits),
+        tuple(none if groups is None else groups),
         tuple(f"class {k}" for k in range(max(labels) + 1)),
-        {},
     )
 
 
 def divided(
-    found: Listing, validation: float, test: float, seed: int = 0
+    found: Listed, validation: float, test: float, seed: int = 0
 ) -> tuple[list[str], list[str]]:
     """The parts, and what was said."""
     said: list[str] = []
@@ -123,23 +127,23 @@ shares = st.one_of(st.floats(0.01, 0.3), st.integers(1, 9).map(float))
 def test_what_a_source_does_not_divide_is_held_out(
     labels: list[int], validation: float, test: float, seed: int
 ) -> None:
-    parts, said = divided(listing([*labels, 0, 1, 2]), validation, test, seed)
+    parts, said = divided(listed([*labels, 0, 1, 2]), validation, test, seed)
     counts = Counter(parts)
     total = len(labels) + 3
     assert counts["test"] == number(test, total)
     assert counts["validation"] == number(validation, total - counts["test"])
     assert counts.total() == counts["train"] + counts["validation"] + counts["test"]
     assert not said
-    assert divided(listing([*labels, 0, 1, 2]), validation, test, seed)[0] == parts
+    assert divided(listed([*labels, 0, 1, 2]), validation, test, seed)[0] == parts
 
 
 def test_classes_are_held_out_in_proportion() -> None:
     labels = [0] * 100 + [1] * 300 + [2] * 600
-    parts, _ = divided(listing(labels), 90, 100)
+    parts, _ = divided(listed(labels), 90, 100)
     for part, expected in (("test", [10, 30, 60]), ("validation", [9, 27, 54])):
         chosen = [label for label, found in zip(labels, parts, strict=True) if found == part]
         assert [chosen.count(k) for k in range(3)] == expected
-    assert divided(listing(labels), 90, 100, seed=1)[0] != parts
+    assert divided(listed(labels), 90, 100, seed=1)[0] != parts
 
 
 @settings(max_examples=50)
@@ -147,7 +151,7 @@ def test_classes_are_held_out_in_proportion() -> None:
 def test_groups_stay_whole(groups: list[int], seed: int) -> None:
     groups = [*groups, *range(12)]
     labels = [k % 2 for k in range(len(groups))]
-    parts, _ = divided(listing(labels, groups=[str(group) for group in groups]), 0.2, 0.2, seed)
+    parts, _ = divided(listed(labels, groups=[str(group) for group in groups]), 0.2, 0.2, seed)
     assert set(parts) == {"train", "validation", "test"}
     for group in set(groups):
         assert len({p for p, g in zip(parts, groups, strict=True) if g == group}) == 1
@@ -158,35 +162,35 @@ LABELS = [k % 2 for k in range(31)]
 
 
 def test_the_division_of_the_source_counts() -> None:
-    assert divided(listing(LABELS, GIVEN), 0.5, 0.5) == (GIVEN, [])
-    assert divided(listing(LABELS, GIVEN), 0, 0) == (GIVEN, [])
+    assert divided(listed(LABELS, GIVEN), 0.5, 0.5) == (GIVEN, [])
+    assert divided(listed(LABELS, GIVEN), 0, 0) == (GIVEN, [])
 
 
 def test_validation_alone_is_the_test_set() -> None:
     """What decisions are made by is held out of the training images instead."""
     given = GIVEN[:25]
-    parts, said = divided(listing(LABELS[:25], given), 4, 0.5)
+    parts, said = divided(listed(LABELS[:25], given), 4, 0.5)
     assert parts[20:] == ["test"] * 5
     assert Counter(parts[:20]) == {"train": 16, "validation": 4}
     assert said == ["own: its validation images are the test set, which no decision is made by"]
-    parts, _ = divided(listing(LABELS[:25], given), 0, 0)
+    parts, _ = divided(listed(LABELS[:25], given), 0, 0)
     assert Counter(parts) == {"train": 20, "test": 5}
 
 
 def test_a_given_test_set_is_left_alone() -> None:
     given = GIVEN[:20] + GIVEN[25:]
-    parts, said = divided(listing(LABELS[:26], given), 0.25, 0.5)
+    parts, said = divided(listed(LABELS[:26], given), 0.25, 0.5)
     assert parts[20:] == ["test"] * 6
     assert Counter(parts[:20]) == {"train": 15, "validation": 5}
     assert not said
-    assert divided(listing(LABELS[:26], given), 0, 0.5)[0] == given
+    assert divided(listed(LABELS[:26], given), 0, 0.5)[0] == given
 
 
 def test_nothing_to_measure_on_is_refused() -> None:
     for splits in (None, ["train"] * 31):
         with pytest.raises(DataError, match=r"own has no test images .* set --data\.test 0\.1"):
-            divided(listing(LABELS, splits), 0.1, 0)
-        assert Counter(divided(listing(LABELS, splits), 0, 7)[0]) == {"train": 24, "test": 7}
+            divided(listed(LABELS, splits), 0.1, 0)
+        assert Counter(divided(listed(LABELS, splits), 0, 7)[0]) == {"train": 24, "test": 7}
 
 
 def test_a_share_or_a_number() -> None:

@@ -199,11 +199,21 @@ def test_changed_files_are_looked_at_anew(
 def test_what_decides_the_pixels_is_looked_at_anew(paths: list[Path], cache: Path) -> None:
     small, _ = look(paths, cache, least=4)
     whole, _ = look(paths, cache)
-    assert (small.sizes[1] < whole.sizes[1]).all()  # a JPEG
-    assert (small.sizes[0] == whole.sizes[0]).all()
+    assert [found.sizes[0].tolist() for found in (whole, small)] == [[23, 31], [6, 8]]
     spots = whole_files(tuple(map(str, paths)))
     grey = scan(spots, 1, 0, cache, 1, print)
     assert pixels(grey)[0].shape[2] == 1
+
+
+def test_where_pictures_lie_in_a_file_decides_the_pixels(tmp_path: Path, cache: Path) -> None:
+    contents = [encoded(blocks(10, 20, k), "BMP") for k in range(2)]  # of the same length
+    (tmp_path / "both").write_bytes(contents[0] + contents[1])
+    length = len(contents[0])
+    for order in ([0, 1], [1, 0], [0, 0]):
+        offsets, lengths = length * np.array(order), np.full(2, length)
+        spots = Spots((str(tmp_path / "both"),), np.zeros(2, np.int32), offsets, lengths)
+        for k, picture in zip(order, pixels(scan(spots, 3, 0, cache, 1, print)), strict=True):
+            np.testing.assert_array_equal(picture, blocks(10, 20, k))
 
 
 @pytest.mark.parametrize("threads", [1, 8])
@@ -276,6 +286,16 @@ def test_a_disk_that_fails_late(
     assert same(found, expected)
     assert len(said) == 1
     assert said[0].endswith(f"{PIXELS}: Input/output error")
+
+
+@linux
+def test_a_disk_that_is_full_and_fails_is_said_once(
+    paths: list[Path], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "room", lambda _: 0)
+    failing(monkeypatch, PIXELS)
+    found, said = look(paths, cache)
+    assert (found.kept, len(said)) == (None, 1)
 
 
 @linux

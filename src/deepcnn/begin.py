@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deepcnn import checkpoint, interrupt, models, runlog
+from deepcnn import checkpoint, interrupt, models, probe, runlog
 from deepcnn.checkpoint import TrainState
 from deepcnn.config import Config
 from deepcnn.data.augment import check
@@ -16,9 +16,9 @@ from deepcnn.data.loader import order, source
 from deepcnn.data.splits import Splits, load_splits
 from deepcnn.device import Policy, choose_policy, find_device, machine, mix
 from deepcnn.errors import ConfigError, RunError
+from deepcnn.models import transfer
 from deepcnn.models.pretrained import find_weights, load_pretrained
 from deepcnn.optim import make_optimizer, tensors
-from deepcnn.probe import fit_head
 from deepcnn.progress import Display
 from deepcnn.run import Run
 
@@ -44,6 +44,7 @@ def begin(config: Config, folder: Path, cache: Path, accept_change: bool) -> Run
     _check_names(config)
     splits = load_splits(config.data, config.train.seed, display.say)
     _check_fit(config, splits)
+    _check_transfer(config, splits)
     interrupt.check()
     fingerprint = splits.train.fingerprint()
     if begun:
@@ -110,10 +111,10 @@ def _prepare(
             for images in (splits.train, splits.validation)
         )
         assert train is not None
-        probe = fit_head(state.model, train, held_out, policy)
+        fitted = probe.fit_head(state.model, train, held_out, policy)
         display.say(
-            f"linear probe: {probe.accuracy:.2%} of the images left out for it, "
-            f"penalty {probe.penalty:g}"
+            f"linear probe: {fitted.accuracy:.2%} of the images left out for it, "
+            f"penalty {fitted.penalty:g}"
         )
     if state.average is not None:
         state.average = tensors(state.model)
@@ -151,6 +152,22 @@ def _check_fit(config: Config, splits: Splits) -> None:
         splits.preprocess.input_size,
         config.data.pad,
     )
+
+
+def _check_transfer(config: Config, splits: Splits) -> None:
+    """Refuse, before any time is spent, what the network or the images have not got."""
+    with torch.device("meta"):
+        model = _build(config, splits)
+    if config.transfer.freeze:
+        transfer.place(model, config.transfer.freeze)
+    if config.transfer.probe:
+        probe.check(model, len(splits.train.classes))
+    goes_by_validation = config.train.keep == "best" or config.train.patience
+    if config.train.epochs and goes_by_validation and not splits.validation:
+        raise ConfigError(
+            "train.keep best and train.patience go by validation images, but none are held out: "
+            "set --data.validation 0.1, or --train.keep last and --train.patience 0"
+        )
 
 
 def _choose_policy(

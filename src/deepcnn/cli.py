@@ -174,6 +174,7 @@ def finetune(
     freeze: str | None = None,
     unfreeze_at: str | None = None,
     class_weights: Flag = False,
+    seed: str | None = None,
     out: Path | None = None,
     print_config: Flag = False,
     accept_change: Flag = False,
@@ -207,6 +208,8 @@ def finetune(
         Share of the run by which all stages train, one after another from the last; 0: never.
     class_weights
         Count each class alike, however few pictures it has.
+    seed
+        Short for --train.seed.
     out
         Run folder; default runs/finetune-DATA.
     print_config
@@ -224,6 +227,7 @@ def finetune(
         "transfer.unfreeze_at": unfreeze_at,
         "train.class_weights": "true" if class_weights else None,
         "train.epochs": "0" if probe_only else None,
+        "train.seed": seed,
     }
     options = {key: value for key, value in short.items() if value is not None} | settings
     resolved, origins = resolve(("finetune", plan(data, model, weights)), None, os.environ, options)

@@ -1,6 +1,7 @@
 """The part of the command line that is about data: `deepcnn data ...`."""
 
 import io
+from json import dumps as to_json
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -82,6 +83,47 @@ def show(
     for label, count in zip(images.classes, images.class_counts(), strict=True):
         print(f"{count:>8,}  {label}")
     print(path)
+
+
+@data.command
+def check(
+    name: str,
+    /,
+    *,
+    html: Path | None = None,
+    group: str = "",
+    root: str = "",
+    json: Flag = False,
+) -> None:
+    """Look for what is wrong with a data set: pictures that cannot be read, look odd or are there
+    twice, also across train and test; labels that contradict each other; classes out of balance.
+
+    Examples:
+
+    deepcnn data check photos --html report.html
+    deepcnn data check fashion-mnist --json
+
+    Parameters
+    ----------
+    name
+        Data set by name, folder, or CSV file.
+    html
+        Write a page with the pictures that were found into this file.
+    group
+        What belongs together: expression found in the path, or CSV column.
+    root
+        Folder to look for data sets in first.
+    json
+        Print the findings as JSON.
+    """
+    from deepcnn.data.doctor_report import as_html, in_words
+    from deepcnn.data.findings import as_dict
+    from deepcnn.data.splits import check_data
+
+    report, sets = check_data(name, root, group)
+    if html:
+        write(html, as_html(report, sets, name).encode(errors="backslashreplace"))
+    print(to_json(as_dict(report), ensure_ascii=False) if json else in_words(report))
 
 
 @data.command

@@ -7,6 +7,7 @@ from deepcnn.data import catalog, pictures
 from deepcnn.models.pretrained import find_weights
 
 FEW = 2_000  # training images: with fewer, mild crops and more epochs
+LARGEST_BATCH = 32  # images; of fewer than twice as many, half
 
 
 def plan(data: str, model: str, weights: str) -> Config:
@@ -16,7 +17,8 @@ def plan(data: str, model: str, weights: str) -> Config:
     `model` and `weights` as `find_weights` takes them; images are prepared as its weights need it.
     Raises ConfigError or DataError for what cannot be had, before any image is read.
     """
-    few = num_images(data) < FEW
+    number = num_images(data)
+    few = number < FEW
     found = find_weights(model, weights)
     return Config(
         data=Data(
@@ -29,12 +31,18 @@ def plan(data: str, model: str, weights: str) -> Config:
         transfer=Transfer(probe=True, freeze="head", unfreeze_at=0.5, stage_decay=0.7),
         augment=Augment(flip="random", crop_area=0.5 if few else 0.2),
         optim=Optim(name="adamw", lr=5e-4, weight_decay=0.01, schedule="cosine", warmup=0.1),
-        train=Train(epochs=5 if few else 3, batch_size=32, label_smoothing=0.1, keep="best"),
+        train=Train(
+            epochs=5 if few else 3,
+            batch_size=min(LARGEST_BATCH, -(-number // 2)),
+            label_smoothing=0.1,
+            keep="best",
+        ),
     )  # fmt: skip
 
 
 def num_images(data: str) -> int:
-    """How many images there are to learn from, at most."""
+    """How many images there are to learn from and to hold out, at most."""
     if catalog.is_pictures(data):
-        return len(pictures.list_source(Data(name=data)).spots)
+        splits = pictures.list_source(Data(name=data)).splits
+        return sum(split in ("train", "") for split in splits)
     return FEW

@@ -37,13 +37,17 @@ def make_optimizer(
     fused = next(model.parameters()).device.type in ("cpu", "cuda")
     if settings.name == "adamw":
         return torch.optim.AdamW(groups, lr=settings.lr, fused=fused)
-    return torch.optim.SGD(
+    optimizer = torch.optim.SGD(
         groups,
         lr=settings.lr,
         momentum=settings.momentum,
         nesterov=settings.nesterov,
         fused=fused,
     )
+    if settings.momentum:  # one kernel takes no parameters of which some have moved and some not
+        for parameter in model.parameters():
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
 
 
 def lr_factor(settings: Optim, progress: float) -> float:

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from deepcnn import interrupt
 from deepcnn.data.loader import Source, in_order
 from deepcnn.device import Policy
+from deepcnn.errors import ConfigError
 from deepcnn.models import transfer
 from deepcnn.progress import reported
 
@@ -32,6 +33,16 @@ class Probe:
     bias: Tensor
     penalty: float
     accuracy: float  # on held-out images, or those left out of each fold
+
+
+def check(model: nn.Module, num_classes: int) -> None:
+    """Raise ConfigError unless the last layer has weights and a bias for each class."""
+    own = dict(transfer.head(model).named_parameters(recurse=False))
+    if own.keys() != {"weight", "bias"} or len(own["weight"]) != num_classes:
+        raise ConfigError(
+            "transfer.probe fits the weights and biases of a last layer with an output for each "
+            "class, which this network has not: choose another, or --transfer.probe false"
+        )
 
 
 def fit_head(model: nn.Module, train: Source, held_out: Source | None, policy: Policy) -> Probe:
@@ -102,6 +113,7 @@ def _mean_result(
     """Mean loss and accuracy over the images left out of each fold."""
     loss, correct, number = 0.0, 0, 0
     for seen, labels, unseen, true in folds:
+        interrupt.check()
         weight, bias = logistic_regression(seen, labels, num_classes, penalty)
         logits = unseen @ weight.T + bias
         loss += float(F.cross_entropy(logits, true, reduction="sum"))

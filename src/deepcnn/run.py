@@ -61,9 +61,8 @@ class Run:
         if self._frozen < 0:
             self.display.say(self.plan())
         else:
-            self.display.say(
-                f"from now on {transfer.stages(self.state.model)[frozen][0]} trains too"
-            )
+            stage = transfer.stages(self.state.model)[frozen][0]
+            self.display.say(f"from now on {stage} trains, and all that follow it")
         self._frozen = frozen
 
     def plan(self) -> str:
@@ -78,7 +77,7 @@ class Run:
         """What an image of each class counts in the loss so that all classes count alike: one for
         each of `logits` N K, of which those that no image belongs to come last.
         """
-        counts = self.splits.train.class_counts()
+        counts = self.splits.train.class_counts().clip(1)  # a class may have no image
         weights = torch.ones(logits.shape[1])
         weights[: len(counts)] = torch.from_numpy(counts.sum() / (len(counts) * counts))
         return weights.to(logits.device)

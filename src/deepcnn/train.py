@@ -64,8 +64,10 @@ def train_epochs(run: Run, total: int) -> None:
 
 def is_stale(run: Run) -> bool:
     """Whether validation accuracy has not risen for as many epochs as the run has patience."""
-    patience, epochs = run.config.train.patience, len(run.slices())
-    return 0 < patience * epochs <= run.state.step - run.state.best_step and run.state.best_step > 0
+    best, updates = run.state.best_step, len(run.slices())
+    # By epochs concluded: the updates of the last one may be made, but not measured yet.
+    worse = run.state.epoch * updates - best
+    return best > 0 and 0 < run.config.train.patience * updates <= worse
 
 
 def train_epoch(run: Run, images: Source, total: int) -> None:
@@ -185,7 +187,7 @@ def note(run: Run, loss: float, num_images: int, total: int) -> None:
     """Show and record the update just made; checkpoint when one is due."""
     state = run.state
     if state.step % max(1, total // EVENTS_PER_RUN) == 0:
-        lr = state.optimizer.param_groups[0]["lr"]
+        lr = state.optimizer.param_groups[-1]["lr"]  # the last layer's, the highest
         run.record(event="step", step=state.step, lr=lr, loss=loss, moving_loss=state.moving_loss)
     facts = f"loss {state.moving_loss:.4f}  accuracy {state.correct / state.seen:.3f}"
     run.display.step(state.step, state.epoch, facts, num_images)

@@ -1,4 +1,4 @@
-"""What every picture looks like, measured once for all that is asked about light, detail and copies.
+"""What every picture looks like, measured once for all questions about light, detail and copies.
 
 N pictures, C channels, H rows, W columns.
 """
@@ -8,6 +8,7 @@ import io
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -56,6 +57,7 @@ class Header(NamedTuple):
     width: int
     height: int
     is_turned: bool  # by its EXIF data
+    named_otherwise: bool  # as a picture of another format
 
 
 def look_at(images: ImageSet, side: int, threads: int) -> Appearance:
@@ -71,10 +73,10 @@ def look_at(images: ImageSet, side: int, threads: int) -> Appearance:
 
     tasks = [range(s, min(s + PORTION, len(images))) for s in range(0, len(images), PORTION)]
     groups = (tasks[start : start + threads] for start in range(0, len(tasks), threads))
-    found: list[Appearance] = [_of_array(np.zeros((0, 1, 1, 1), np.uint8), side)]
-    for group in reported(
-        in_threads(measure, groups, threads, ahead=1), -(-len(tasks) // threads), images.name
-    ):
+    found = [_of_array(np.zeros((0, 1, 1, 1), np.uint8), side)]
+    all_measures = in_threads(measure, groups, threads, ahead=1)
+    num_groups = -(-len(tasks) // threads)
+    for group in reported(all_measures, num_groups, f"looking at {images.name}"):
         interrupt.check()
         found += group
     return joined(found)
@@ -88,9 +90,12 @@ def joined(parts: Sequence[Appearance]) -> Appearance:
         for start, part in zip(starts, parts, strict=False)
         for row, problem in part.problems.items()
     }
-    names = ("digests", "spread", "small", "detail")
     return Appearance(
-        *(np.concatenate([getattr(part, name) for part in parts]) for name in names), problems
+        np.concatenate([part.digests for part in parts]),
+        np.concatenate([part.spread for part in parts]),
+        np.concatenate([part.small for part in parts]),
+        np.concatenate([part.detail for part in parts]),
+        problems,
     )
 
 
@@ -125,8 +130,8 @@ def _digest(image: NDArray[np.uint8]) -> int:
 
 def _spread(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The largest difference within a channel: N of N C H W."""
-    difference: NDArray[np.uint8] = images.max(axis=(2, 3)) - images.min(axis=(2, 3))
-    return difference.max(axis=1)
+    spread: NDArray[np.uint8] = (images.max(axis=(2, 3)) - images.min(axis=(2, 3))).max(axis=1)
+    return spread
 
 
 def _grey(images: Tensor, side: int) -> Tensor:
@@ -144,10 +149,13 @@ def _measured(
     small = resize(grey[:, None], SIDE)[:, 0].round().clamp(0, 255).to(torch.uint8)
     edged = F.pad(grey[:, None], (1, 1, 1, 1), mode="replicate")[:, 0]
     neighbours = edged[:, 1:-1, :-2] + edged[:, 1:-1, 2:] + edged[:, :-2, 1:-1] + edged[:, 2:, 1:-1]
-    laplacian = (neighbours - 4 * grey).flatten(1).double()
-    variance = grey.flatten(1).double().var(dim=1, correction=0)
-    detail = laplacian.var(dim=1, correction=0) / variance.clamp(min=1)
+    detail = _variance(neighbours - 4 * grey) / _variance(grey).clamp(min=1)
     return Appearance(np.array(digests, np.uint64), spread, small.numpy(), detail.numpy(), problems)
+
+
+def _variance(images: Tensor) -> Tensor:
+    values = images.flatten(1).double()
+    return (values - values.mean(dim=1, keepdim=True)).square().mean(dim=1)
 
 
 def read_headers(photos: Photos, threads: int) -> list[Header | None]:
@@ -171,10 +179,18 @@ def _header(spots: Spots, row: int) -> Header | None:
         whole = spots.size[row] == WHOLE_FILE
         source = spots.files[spots.file[row]] if whole else io.BytesIO(spots.read(row))
         with Image.open(source, formats=FORMATS) as picture:
-            name = (picture.format or "").replace("MPO", "JPEG")  # a JPEG with further pictures
-            return Header(name, _kind(picture), *picture.size, _is_turned(picture))
+            name = _known_as(picture.format)
+            suffix = Path(spots.files[spots.file[row]]).suffix.lower() if whole else ""
+            expected = _known_as(Image.registered_extensions().get(suffix)) or name
+            return Header(
+                name, _kind(picture), *picture.size, _is_turned(picture), expected != name
+            )
     except Exception:  # a damaged file makes the readers raise almost anything
         return None
+
+
+def _known_as(format: str | None) -> str:  # noqa: A002
+    return "JPEG" if format == "MPO" else format or ""  # which is a JPEG with further pictures
 
 
 def _kind(picture: "Image") -> str:

@@ -3,6 +3,7 @@
 import io
 import warnings
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +21,8 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 PIXEL_LIMIT = 64_000_000  # a small file can unfold to gigabytes; refused before it does
 SIDE_LIMIT = 65_535  # of JPEG; the weights that resize a longer side would fill the memory
 LIMITS = f"at most {PIXEL_LIMIT:,} are read, and sides of {SIDE_LIMIT:,}"
+JPEGS = ("JPEG", "MPO")  # MPO: what many phones write, a JPEG followed by others
+PILLOW, FILTERING = "PIL", Lock()  # of the list of warnings to ignore
 BYTES_LIMIT = 512_000_000  # of a file
 START_OF_SCAN = b"\xff\xda"  # a progressive JPEG paints all its pixels once for each of these
 SCANNED_LIMIT = 16 * PIXEL_LIMIT  # pixels times scans: some ten seconds
@@ -55,9 +58,7 @@ def decode_bytes(content: bytes, where: object, channels: int, least: int = 0) -
     """
     from PIL import Image, UnidentifiedImageError
 
-    # What Pillow warns of is metadata out of order, which is not used, and sizes checked here.
-    # Not `catch_warnings`, which is not safe in threads.
-    warnings.filterwarnings("ignore", module="PIL")
+    _ignore_warnings()
     try:
         return _read(content, where, channels, least)
     except ImageError:
@@ -70,6 +71,17 @@ def decode_bytes(content: bytes, where: object, channels: int, least: int = 0) -
         raise ImageError(f"{where} cannot be read: {_reason(error)}") from error
 
 
+def _ignore_warnings() -> None:
+    """Do not pass on what Pillow warns of: metadata out of order, which is not used, and sizes,
+    which are checked here. Not `catch_warnings`, which is not safe in threads.
+    """
+    with FILTERING:
+        if PILLOW not in {
+            getattr(module, "pattern", "") for _, _, _, module, _ in warnings.filters
+        }:
+            warnings.filterwarnings("ignore", module=PILLOW)
+
+
 def _read(content: bytes, where: object, channels: int, least: int) -> Tensor:
     from PIL import Image
 
@@ -77,8 +89,11 @@ def _read(content: bytes, where: object, channels: int, least: int) -> Tensor:
     with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
         _require_measure(picture, content, where)
         factor = _reduction(min(picture.size), least)
-        if picture.format == "JPEG":
-            pixels = _decode_jpeg(picture, content, mode, factor)
+        if picture.format in JPEGS and factor > 1:
+            drafted = picture.draft(mode, (picture.width // factor, picture.height // factor))
+            factor = 1 if drafted else factor
+        elif picture.format in JPEGS and picture.mode == mode and _is_upright(picture):
+            pixels = _decode_jpeg(content, mode)
             if pixels is not None:
                 return torch.from_numpy(pixels).permute(2, 0, 1)
         picture.load()
@@ -92,7 +107,7 @@ def _require_measure(picture: "Image", content: bytes, where: object) -> None:
     width, height = picture.size
     if width * height > PIXEL_LIMIT or max(width, height) > SIDE_LIMIT:
         raise ImageError(f"{where} has {width} x {height} pixels; {LIMITS}: reduce it")
-    scans = content.count(START_OF_SCAN) if picture.format == "JPEG" else 1
+    scans = content.count(START_OF_SCAN) if picture.format in JPEGS else 1
     if scans * width * height > SCANNED_LIMIT:
         raise ImageError(f"{where} paints its {width} x {height} pixels too often: save it anew")
 
@@ -103,22 +118,10 @@ def _reduction(side: int, least: int) -> int:
     return next(factors, 1)
 
 
-def _decode_jpeg(
-    picture: "Image", content: bytes, mode: str, factor: int
-) -> NDArray[np.uint8] | None:
-    """A JPEG as H W C, decoded faster than Pillow does, to the same pixels; for a factor above 1,
-    at that reduced size. None where it is not plain, or there is any fault, for Pillow to judge.
-    """
+def _decode_jpeg(content: bytes, mode: str) -> NDArray[np.uint8] | None:
+    """A plain JPEG as H W C: Pillow's pixels, sooner. None at any fault, for Pillow to judge."""
     import simplejpeg
 
-    if not _is_upright(picture):
-        return None
-    if factor > 1:
-        width, height = picture.size
-        picture.draft(mode, (width // factor, height // factor))
-        return np.array(picture.convert(mode)).reshape(picture.height, picture.width, -1)
-    if picture.mode != mode:
-        return None
     try:
         pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(content, "GRAY" if mode == "L" else mode)
     except ValueError:

@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 
 from deepcnn.config import Data
-from deepcnn.data.folder import list_csv, list_folder
+from deepcnn.data.folder import Listing, list_csv, list_folder
 from deepcnn.data.holdout import held_out
 from deepcnn.data.images import ImageSet
-from deepcnn.data.photos import Photos, Spots, whole_files
+from deepcnn.data.photos import Photos, Scan, Spots, whole_files
 from deepcnn.data.scan import scan
 from deepcnn.data.shards import SPLITS as SHARD_SPLITS
 from deepcnn.data.shards import is_shards, read_index
@@ -59,10 +59,18 @@ def load_all(data: Data, least: int, say: Say) -> ImageSet:
     return _image_sets(listing, parts, data, least, say)["test"]
 
 
-def list_source(data: Data) -> Listed:
-    """Where all pictures lie, and what they are."""
+def list_names(data: Data) -> Listing | None:
+    """The names of all pictures in a folder or CSV file; None for shards."""
     path = Path(data.name).expanduser()
     if is_shards(path):
+        return None
+    return list_folder(path, data.group) if path.is_dir() else list_csv(path, data.group)
+
+
+def list_source(data: Data) -> Listed:
+    """Where all pictures lie, and what they are."""
+    found, path = list_names(data), Path(data.name).expanduser()
+    if found is None:
         index = read_index(path, cache_folder())
         files = tuple(map(str, index.files))
         spots = Spots(files, index.file, index.offset, index.size)
@@ -70,7 +78,6 @@ def list_source(data: Data) -> Listed:
             raise DataError(f"{data.name} has pictures of one class only; expected two or more")
         splits = tuple(SHARD_SPLITS[split] for split in index.splits)
         return Listed(spots, index.labels, splits, ("",) * len(spots), index.classes)
-    found = list_folder(path, data.group) if path.is_dir() else list_csv(path, data.group)
     spots = whole_files(tuple(os.path.join(found.root, name) for name in found.paths))  # noqa: PTH118
     return Listed(spots, found.labels, found.splits, found.groups, found.classes)
 
@@ -122,7 +129,13 @@ def _hold_out(parts: NDArray[np.str_], part: str, share: float, listing: Listed,
     """Move some of the training pictures to another part."""
     rows = np.flatnonzero(parts == "train")
     groups = [listing.groups[row] for row in rows]
-    chosen = held_out(listing.labels[rows], groups, number(share, len(rows)), seed)
+    wanted = number(share, len(rows))
+    if wanted >= len(rows):
+        raise DataError(
+            f"data.{part} asks for {wanted} of {len(rows)} images, which leaves none to learn "
+            f"from; choose at most {len(rows) - 1}, or a share below 1"
+        )
+    chosen = held_out(listing.labels[rows], groups, wanted, seed)
     parts[rows[chosen]] = part
 
 
@@ -136,26 +149,47 @@ def least_side(data: Data) -> int:
     return 2 * math.floor((data.size or DEFAULT_SIDE) / data.keep)
 
 
+def load_to_check(data: Data, say: Say) -> dict[str, ImageSet]:
+    """All pictures that can be read, divided as the source does, for the data doctor."""
+    listing = list_source(data)
+    parts = np.array([split or "train" for split in listing.splits])
+    return _gathered(listing, parts, _look(listing, data, least_side(data), say), data.name)
+
+
 def _image_sets(
     listing: Listed, parts: NDArray[np.str_], data: Data, least: int, say: Say
 ) -> dict[str, ImageSet]:
     """Look at all pictures, and gather those that have a part by it."""
-    source = Path(data.name).expanduser().resolve()
-    cache = cache_folder() / "pictures" / hashlib.sha256(bytes(source)).hexdigest()[:16]
-    found = scan(listing.spots, CHANNELS, least, cache, available_threads(), say)
-    is_bad = np.isin(np.arange(len(parts)), list(found.problems))
+    found = _look(listing, data, least, say)
     used = np.flatnonzero(parts != "").tolist()
-    _deal_with([found.problems[row] for row in used if is_bad[row]], len(used), data, say)
-    sets = {}
-    for part in PARTS:
-        rows = np.flatnonzero((parts == part) & ~is_bad)
-        if len(rows):
-            photos, labels = Photos(found, rows), listing.labels[rows]
-            sets[part] = ImageSet(f"{data.name}, {part}", photos, labels, listing.classes)
-        elif part in parts:
-            raise DataError(f"{data.name}: no {part} images are left of those that can be read")
+    problems = [found.problems[row] for row in used if row in found.problems]
+    _deal_with(problems, len(used), data, say)
+    sets = _gathered(listing, parts, found, data.name)
+    if missing := [part for part in PARTS if part in parts and part not in sets]:
+        raise DataError(f"{data.name}: no {missing[0]} images are left of those that can be read")
     _require_all_classes(sets, listing, data)
     return sets
+
+
+def _look(listing: Listed, data: Data, least: int, say: Say) -> Scan:
+    source = Path(data.name).expanduser().resolve()
+    cache = cache_folder() / "pictures" / hashlib.sha256(bytes(source)).hexdigest()[:16]
+    return scan(listing.spots, CHANNELS, least, cache, available_threads(), say)
+
+
+def _gathered(
+    listing: Listed, parts: NDArray[np.str_], found: Scan, name: str
+) -> dict[str, ImageSet]:
+    """The pictures of each part that can be read, of parts that have any."""
+    is_bad = np.isin(np.arange(len(parts)), list(found.problems))
+    rows = {part: np.flatnonzero((parts == part) & ~is_bad) for part in PARTS}
+    return {
+        part: ImageSet(
+            f"{name}, {part}", Photos(found, chosen), listing.labels[chosen], listing.classes
+        )
+        for part, chosen in rows.items()
+        if len(chosen)
+    }
 
 
 def _deal_with(problems: list[str], total: int, data: Data, say: Say) -> None:

@@ -9,10 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepcnn.config import Data
-from deepcnn.data import catalog, pictures
+from deepcnn.data import catalog, doctor, pictures
+from deepcnn.data.findings import Report
 from deepcnn.data.images import ImageSet, split_off
 from deepcnn.data.photos import Photos
 from deepcnn.data.preprocess import Preprocess
+from deepcnn.device import available_threads
 from deepcnn.errors import ConfigError, DataError
 from deepcnn.progress import say
 
@@ -61,6 +63,17 @@ def load_part(name: str, part: Literal["train", "test"], root: str) -> ImageSet:
     if not catalog.is_pictures(name):
         return catalog.load(name, part, root)
     return pictures.load_parts(Data(name=name, on_bad="skip"), seed=0, say=say)[part]
+
+
+def check_data(name: str, root: str, group: str) -> tuple[Report, dict[str, ImageSet]]:
+    """What the data doctor has to say of a data set, and the images it looked at."""
+    if catalog.is_pictures(name):
+        data = Data(name=name, group=group)
+        sets, listing = pictures.load_to_check(data, say), pictures.list_names(data)
+    else:
+        sets = {part: catalog.load(name, part, root) for part in ("train", "test")}
+        listing = None
+    return doctor.check(sets, listing, available_threads()), sets
 
 
 def make_preprocess(data: Data, train: ImageSet) -> Preprocess:

@@ -25,8 +25,8 @@ def read_table(file: Path, required: Collection[str]) -> tuple[list[str], Iterat
     where = f"{str(file)!r}, line {line}"
     if missing := [name for name in required if name not in header]:
         raise DataError(
-            f"{where}: columns {repr(header)[:SHOWN]}, but no {', '.join(missing)}; expected a header with "
-            f"{', '.join(required)}"
+            f"{where}: columns {repr(header)[:SHOWN]}, but no {', '.join(missing)}; expected a "
+            f"header with {', '.join(required)}"
         )
     if twice := [name for name in header if name and header.count(name) > 1]:
         raise DataError(f"{where}: column {twice[0]!r} is there twice; rename one")
