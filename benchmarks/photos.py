@@ -95,7 +95,7 @@ class Deepcnn:
             pass
 
     def decode(self) -> None:
-        """Only decode every photo, in threads on all cores: no epoch that decodes takes less."""
+        """Only decode every photo at its full size, in threads on all cores."""
         import simplejpeg
 
         def decode_all(paths: tuple[str, ...]) -> None:

@@ -48,7 +48,11 @@ COMMANDS = {
     "settings": "",
     "data list": "",
     "data fetch": "NAME --root",
-    "data show": "NAME --out --split --per-class --root",
+    "data show": "NAME --out --split --per-class --geometry --augment",
+    "data check": "NAME --html --group --root --json",
+    "data pack": "SOURCE OUT --shards",
+    "finetune": "DATA --model --weights --probe-only --freeze --unfreeze-at --class-weights --seed "
+    "--out --print-config --accept-change --json",
 }
 
 
@@ -143,8 +147,7 @@ BAD_SETTINGS = [
     ("optim.lrr", "0.1", r"unknown setting optim\.lrr; did you mean optim\.lr\?"),
     ("optm.lr", "0.1", r"unknown setting optm\.lr; did you mean optim\.lr\?"),
     ("a.b.c", "0.1", r"unknown setting a\.b\.c"),
-    ("train.epochs", "0", r"train\.epochs is 0, expected at least 1"),
-    ("train.epochs", "-1", r"train\.epochs is -1, expected at least 1"),
+    ("train.epochs", "-1", r"train\.epochs is -1, expected at least 0"),
     ("train.epochs", "1.5", r"train\.epochs is '1\.5', expected a whole number"),
     ("train.epochs", "", r"train\.epochs is '', expected a whole number"),
     ("train.epochs", "1000000000", r"train\.epochs is 1000000000, expected .* at most 100000"),
@@ -220,7 +223,7 @@ BAD_REQUESTS = [
     ),
     ("evaluate run --data ./nowhere", r"nowhere is not a folder"),
     ("evaluate run --device tpu", r"unknown device 'tpu', expected auto"),
-    ("evaluate run --optim.lr 1", r"--optim\.lr is a setting of `deepcnn train` only"),
+    ("evaluate run --optim.lr 1", r"--optim\.lr is a setting of training: of `deepcnn train`, "),
     ("predict", r"RUN"),
     ("predict run", r"no pictures given: deepcnn predict RUN PICTURE"),
     ("predict run dark.png --top 0", r"--top is 0, expected at least 1"),

@@ -37,7 +37,7 @@ LEVELS = (
     ("data.shards", "predict"),
     ("data.loader", "data.pictures"),
     ("data.splits", "probe"),
-    ("evaluate", "finetune"),
+    ("evaluate", "finetune", "data.sheets"),
     ("run", "report"),
     ("begin", "finish"),
     ("train",),

@@ -8,20 +8,17 @@ import shutil
 import sys
 from json import dumps as to_json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from cyclopts import App, CycloptsError, Parameter, UnknownOptionError, UnusedCliTokensError
+from cyclopts import App, CycloptsError, UnknownOptionError, UnusedCliTokensError
 
 from deepcnn import __version__, interrupt
-from deepcnn.cli_data import data, write
+from deepcnn.cli_data import Flag, Settings, data, write
 from deepcnn.config import Config, descriptions
 from deepcnn.errors import ConfigError, DeepcnnError, Interrupted, look_up
 from deepcnn.files import cache_folder
 from deepcnn.recipes import RECIPES
 from deepcnn.settings import resolve, to_toml
-
-Settings = Annotated[dict[str, str], Parameter(parse=False)]
-Flag = Annotated[bool, Parameter(negative=(), show_default=False)]
 
 app = App(
     name="deepcnn",
@@ -55,7 +52,10 @@ def run_command(tokens: list[str]) -> int:
     tokens, settings = take_settings(tokens)
     command, bound, injected = app.parse_args(tokens, exit_on_error=False, print_error=False)
     if settings and "settings" not in injected:
-        raise ConfigError(f"--{next(iter(settings))} is a setting of `deepcnn train` only")
+        raise ConfigError(
+            f"--{next(iter(settings))} is a setting of training: of `deepcnn train`, `finetune` "
+            "and `data show`"
+        )
     extra = {"settings": settings} if "settings" in injected else {}
     return command(*bound.args, **bound.kwargs, **extra) or 0
 
@@ -182,6 +182,9 @@ def finetune(
     settings: Settings,
 ) -> None:
     """Fit a pretrained network to your own pictures; repeat the command to continue a run.
+
+    With fewer than 500 pictures the last layer only, which is soon done and hard to beat;
+    --train.epochs 5 tunes all of it.
 
     DATA is a folder with a folder of pictures for each class, or with such folders in train, val
     and test; or a CSV file with the columns path and label. Any setting can be changed as with

@@ -7,8 +7,11 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
+from deepcnn.config import Config
 from deepcnn.errors import ConfigError, RunError
+from deepcnn.settings import resolve
 
+Settings = Annotated[dict[str, str], Parameter(parse=False)]
 Flag = Annotated[bool, Parameter(negative=(), show_default=False)]
 
 data = App(
@@ -53,9 +56,18 @@ def show(
     out: Path | None = None,
     split: Literal["train", "test"] = "train",
     per_class: int = 10,
-    root: str = "",
+    geometry: Flag = False,
+    augment: Flag = False,
+    settings: Settings,
 ) -> None:
     """Draw a sheet with the first pictures of each class, as a PNG, and print the counts.
+
+    With --geometry, what each geometry keeps of pictures; with --augment, how random changes look,
+    which are set as for training. Examples:
+
+    deepcnn data show fashion-mnist
+    deepcnn data show photos --geometry --data.size 224
+    deepcnn data show photos --augment --augment.crop_area 0.2 --augment.flip random
 
     Parameters
     ----------
@@ -67,20 +79,23 @@ def show(
         train or test.
     per_class
         Pictures of each class.
-    root
-        Folder to look for data sets in first.
+    geometry
+        Show what crop, squash and letterbox make of some pictures.
+    augment
+        Show some pictures as seven epochs of training would see them.
     """  # fmt: skip
-    from deepcnn.data.show import contact_sheet
-    from deepcnn.data.splits import load_part
+    from deepcnn.data.sheets import draw_sheet
 
     if per_class < 1:
         raise ConfigError(f"--per-class is {per_class}, expected at least 1")
-    images = load_part(name, split, root)
-    path = out or Path(f"{Path(name).name}-{split}.png")
+    what = "geometry" if geometry else "augment" if augment else split
+    config, _ = resolve(("defaults", Config()), None, {}, {"data.name": name, **settings})
+    path = out or Path(f"{Path(name).name}-{what}.png")
+    sheet, counts = draw_sheet(config, split, what, per_class)
     picture = io.BytesIO()
-    contact_sheet(images, per_class).save(picture, format="PNG")
+    sheet.save(picture, format="PNG")
     write(path, picture.getvalue())
-    for label, count in zip(images.classes, images.class_counts(), strict=True):
+    for label, count in counts.items():
         print(f"{count:>8,}  {label}")
     print(path)
 

@@ -6,36 +6,40 @@ from deepcnn.config import Augment, Config, Data, Model, Optim, Train, Transfer
 from deepcnn.data import catalog, pictures
 from deepcnn.models.pretrained import find_weights
 
-FEW = 2_000  # training images: with fewer, mild crops and more epochs
+# Training images. With fewer than the first the last layer alone is fitted, to all of them: on 158
+# photos of ants and bees that was better than five epochs of every kind tried (docs/log.md). With
+# fewer than the second, mild crops and more epochs.
+VERY_FEW, FEW = 500, 2_000
 LARGEST_BATCH = 32  # images; of fewer than twice as many, half
 
 
 def plan(data: str, model: str, weights: str) -> Config:
-    """Settings that fine-tune a network on `data`: a linear probe, then stage by stage from the
-    last to the first, slower ones for earlier stages, the best on validation images kept.
+    """Settings that fine-tune a network on `data`: a linear probe, then, with enough images, stage by
+    stage from the last to the first, slower ones for earlier stages, the best on validation images
+    kept.
 
     `model` and `weights` as `find_weights` takes them; images are prepared as its weights need it.
     Raises ConfigError or DataError for what cannot be had, before any image is read.
     """
     number = num_images(data)
-    few = number < FEW
+    very_few, few = number < VERY_FEW, number < FEW
     found = find_weights(model, weights)
     return Config(
         data=Data(
-            name=data, size=found.side, keep=found.crop, interpolation=found.interpolation,
-            mean=found.mean, std=found.std,
+            name=data, validation=0 if very_few else 0.1, size=found.side, keep=found.crop,
+            interpolation=found.interpolation, mean=found.mean, std=found.std,
         ),
         model=Model(
             name=model, weights=weights, origin=f"{found.source}; licence: {found.licence}"
         ),
         transfer=Transfer(probe=True, freeze="head", unfreeze_at=0.5, stage_decay=0.7),
         augment=Augment(flip="random", crop_area=0.5 if few else 0.2),
-        optim=Optim(name="adamw", lr=5e-4, weight_decay=0.01, schedule="cosine", warmup=0.1),
+        optim=Optim(name="adamw", lr=2e-4, weight_decay=0.01, schedule="cosine", warmup=0.1),
         train=Train(
-            epochs=5 if few else 3,
+            epochs=0 if very_few else 5 if few else 3,
             batch_size=min(LARGEST_BATCH, -(-number // 2)),
             label_smoothing=0.1,
-            keep="best",
+            keep="last" if very_few else "best",
         ),
     )  # fmt: skip
 

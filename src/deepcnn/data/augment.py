@@ -107,8 +107,7 @@ def augment(
         images = geometry.enlarge(images, found)
     for name, axis in (("flip", -1), ("flip_vertical", -2)):
         if name in rows:
-            mirrored = rows[name].to(device)[:, None, None, None]
-            images = torch.where(mirrored, images.flip(axis), images)
+            images = geometry.mirror(images, rows[name], axis)
     if "shift" in rows:
         images = geometry.shift(images, settings.crop, rows["shift"].to(device))
     if "affine" in rows:

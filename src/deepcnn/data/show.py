@@ -96,13 +96,25 @@ def _thumbnail(pixels: NDArray[np.uint8]) -> "Image":
     """Scale a picture (C H W) by a whole number, up without smoothing or down by averaging."""
     from PIL import Image
 
-    rgb = np.broadcast_to(pixels, (3, *pixels.shape[1:])).transpose(1, 2, 0)  # H W C
-    picture = Image.fromarray(np.ascontiguousarray(rgb))
+    picture = as_picture(pixels)
     largest = max(picture.size)
     if largest > THUMBNAIL:
         return picture.reduce(math.ceil(largest / THUMBNAIL))
     scale = THUMBNAIL // largest
     return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+
+
+def as_picture(pixels: NDArray[np.uint8]) -> "Image":
+    """Grey or RGB pixels, C H W, as a picture."""
+    from PIL import Image
+
+    rgb = np.broadcast_to(pixels, (3, *pixels.shape[1:])).transpose(1, 2, 0)  # H W C
+    return Image.fromarray(np.ascontiguousarray(rgb))
+
+
+def write_line(sheet: "Image", text: str, left: int, baseline: int, width: int) -> None:
+    """Write a line on a sheet, cut to `width` pixels."""
+    _pen(sheet).text((left, baseline), _fit(text, _font(13), width), INK, _font(13), anchor="ls")
 
 
 def _draw_label(row: "Image", name: str, count: str) -> None:
