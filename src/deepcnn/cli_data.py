@@ -109,11 +109,11 @@ def check(
     group: str = "",
     root: str = "",
     json: Flag = False,
-) -> None:
+) -> int:
     """Look for what is wrong with a data set: pictures that cannot be read, look odd or are there
     twice, also across train and test; labels that contradict each other; classes out of balance.
 
-    Examples:
+    The exit code is 1 where something is wrong that spoils what is learnt or measured. Examples:
 
     deepcnn data check photos --html report.html
     deepcnn data check fashion-mnist --json
@@ -139,6 +139,7 @@ def check(
     if html:
         write(html, as_html(report, sets, name).encode(errors="backslashreplace"))
     print(to_json(as_dict(report), ensure_ascii=False) if json else in_words(report))
+    return 1 if any(finding.severity == "error" for finding in report.findings) else 0
 
 
 @data.command

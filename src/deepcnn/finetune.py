@@ -14,9 +14,9 @@ LARGEST_BATCH = 32  # images; of fewer than twice as many, half
 
 
 def plan(data: str, model: str, weights: str) -> Config:
-    """Settings that fine-tune a network on `data`: a linear probe, then, with enough images, stage by
-    stage from the last to the first, slower ones for earlier stages, the best on validation images
-    kept.
+    """Settings that fine-tune a network on `data`: a linear probe, then, with enough images, stage
+    by stage from the last to the first, slower ones for earlier stages, the best on validation
+    images kept.
 
     `model` and `weights` as `find_weights` takes them; images are prepared as its weights need it.
     Raises ConfigError or DataError for what cannot be had, before any image is read.

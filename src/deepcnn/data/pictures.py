@@ -165,8 +165,8 @@ def _image_sets(
     problems = [found.problems[row] for row in used if row in found.problems]
     _deal_with(problems, len(used), data, say)
     sets = _gathered(listing, parts, found, data.name)
-    if missing := [part for part in PARTS if part in parts and part not in sets]:
-        raise DataError(f"{data.name}: no {missing[0]} images are left of those that can be read")
+    if empty := [part for part, images in sets.items() if not len(images)]:
+        raise DataError(f"{data.name}: no {empty[0]} images are left of those that can be read")
     _require_all_classes(sets, listing, data)
     return sets
 
@@ -180,15 +180,15 @@ def _look(listing: Listed, data: Data, least: int, say: Say) -> Scan:
 def _gathered(
     listing: Listed, parts: NDArray[np.str_], found: Scan, name: str
 ) -> dict[str, ImageSet]:
-    """The pictures of each part that can be read, of parts that have any."""
+    """The pictures of each part that can be read."""
     is_bad = np.isin(np.arange(len(parts)), list(found.problems))
-    rows = {part: np.flatnonzero((parts == part) & ~is_bad) for part in PARTS}
+    present = [part for part in PARTS if part in parts]
+    rows = {part: np.flatnonzero((parts == part) & ~is_bad) for part in present}
     return {
         part: ImageSet(
             f"{name}, {part}", Photos(found, chosen), listing.labels[chosen], listing.classes
         )
         for part, chosen in rows.items()
-        if len(chosen)
     }
 
 
