@@ -261,6 +261,27 @@ def test_a_run_that_dies_before_its_first_checkpoint_begins_again(
     assert digest(tmp_path / "run") == digest(tmp_path / "twin")
 
 
+@pytest.mark.parametrize("held_out", [16, 0])
+def test_the_probe_goes_by_what_is_held_out(
+    held_out: int, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more: Settings = {"train.epochs": 0, "transfer.probe": True, "data.validation": held_out}
+    with mock.patch.object(probe, "fit_head", wraps=probe.fit_head) as fitted:
+        train_here(small(images, more), tmp_path / "run")
+    _, train_images, validation, _ = fitted.call_args.args
+    assert len(train_images) == 96 - held_out
+    assert (len(validation) if validation else 0) == held_out
+    assert "of the images left out for it" in capsys.readouterr().err
+
+
+def test_an_average_begins_with_the_fitted_layer(images: Path, tmp_path: Path) -> None:
+    for run, ema in (("plain", 0.0), ("average", 0.9)):
+        more: Settings = {"train.epochs": 0, "transfer.probe": True, "train.ema": ema}
+        train_here(small(images, more), tmp_path / run)
+    plain, average = (weights_in(tmp_path / run / "model") for run in ("plain", "average"))
+    assert all(torch.equal(tensor, average[key]) for key, tensor in plain.items())
+
+
 def test_the_probe_matters_here(images: Path, tmp_path: Path) -> None:
     """The equality above would show little if the run did not depend on it."""
     for run, has_probe in (("with", True), ("without", False)):
@@ -303,7 +324,9 @@ def test_the_finished_model_is_that_of_the_best_epoch(
 
 
 def test_its_validation_accuracy_is_the_best(images: Path, tmp_path: Path) -> None:
-    train_here(small(images, TUNED, BEST, {"train.ema": 0.3}), tmp_path / "run")
+    with mock.patch("faults.no_picture") as draw:
+        train_here(small(images, TUNED, BEST, {"train.ema": 0.3}), tmp_path / "run")
+    assert draw.call_args.args[0] == read_events(tmp_path / "run")  # the whole curve
     measured = [event["validation_accuracy"] for event in epochs(tmp_path / "run")]
     result = read_events(tmp_path / "run")[-1]
     assert result["validation"]["accuracy"] == max(measured) > measured[0]
@@ -405,6 +428,10 @@ PLAIN = (
 )  # fmt: skip
 
 
+# Of so few pictures the last layer alone is fitted, unless somebody wants more.
+WHOLE = ("--train.epochs", 3, "--train.keep", "best", "--data.validation", 0.1)
+
+
 def coloured(folder: Path, counts: Mapping[str, int]) -> Path:
     """Pictures of several sizes in noise with the colour that their folder is named after."""
     rng = np.random.default_rng(len(counts))
@@ -450,7 +477,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     pictures = coloured(folder / "pictures", dict.fromkeys(("802010", "108020", "201080"), 16))
     world = World(pictures, folder / "weights.safetensors", folder / "run", {})
     shutil.copy(folder / "before" / "model" / "weights.safetensors", world.weights)
-    code, said = tuned(world, "--out", world.run, "--train.epochs", 3, "--json")
+    code, said = tuned(world, "--out", world.run, *WHOLE, "--json")
     assert code == 0
     return world._replace(facts=json.loads(said))
 
@@ -486,7 +513,7 @@ def test_the_run_says_what_it_began_with(world: World) -> None:
 def test_a_printed_configuration_is_a_recipe_for_the_same_weights(
     world: World, tmp_path: Path
 ) -> None:
-    code, said = tuned(world, "--train.epochs", 3, "--print-config")
+    code, said = tuned(world, *WHOLE, "--print-config")
     assert code == 0
     path = tmp_path / "run.toml"
     path.write_text(said)
@@ -497,8 +524,9 @@ def test_a_printed_configuration_is_a_recipe_for_the_same_weights(
     ]
 
 
-def test_the_probe_alone(world: World, tmp_path: Path) -> None:
-    code, said = tuned(world, "--probe-only", "--out", tmp_path / "run", "--json")
+@pytest.mark.parametrize("more", [(), ("--probe-only", *WHOLE[2:])], ids=["by default", "as asked"])
+def test_the_probe_alone(more: tuple[object, ...], world: World, tmp_path: Path) -> None:
+    code, said = tuned(world, *more, "--out", tmp_path / "run", "--json")
     assert code == 0
     assert json.loads(said)["test"]["accuracy"] > 0.6
     before, after = safetensors.torch.load_file(world.weights), weights_in(tmp_path / "run/model")
@@ -508,7 +536,7 @@ def test_the_probe_alone(world: World, tmp_path: Path) -> None:
     assert [event["event"] for event in read_events(tmp_path / "run")] == ["result"]
     with Image.open(tmp_path / "run" / "learning-curve.png") as picture:
         picture.load()
-    assert tuned(world, "--probe-only", "--out", tmp_path / "run")[0] == 2  # it is finished
+    assert tuned(world, *more, "--out", tmp_path / "run")[0] == 2  # it is finished
 
 
 def test_bicubic_from_the_setting_to_the_answer(world: World, tmp_path: Path) -> None:
@@ -547,7 +575,7 @@ def not_finite(world: World, folder: Path) -> Path:
         (("{data}", "--model", "compct"), "unknown model 'compct'; did you mean compact?"),
         (("{data}", "--freeze", ""), "transfer.unfreeze_at needs frozen stages"),
         (("{data}", "--model", "lenet5", "--data.size", "32"), "transfer.probe fits the weights"),
-        (("{data}", "--data.validation", "0"), "none are held out"),
+        (("{data}", "--train.epochs", "2", "--train.keep", "best"), "none are held out"),
     ],
 )
 def test_bad_requests_are_one_line_and_leave_nothing(
@@ -588,20 +616,31 @@ def test_the_plan_follows_the_weights(model: str, world: World) -> None:
     assert planned.model.name == model
 
 
-def test_the_plan_follows_the_number_of_images(world: World, tmp_path: Path) -> None:
-    def planned(folder: Path) -> Config:
-        return finetune.plan(str(folder), "compact", str(world.weights))
+@pytest.mark.parametrize(
+    ("number", "epochs", "batch_size", "crop_area", "keep", "validation"),
+    [
+        (5, 0, 3, 0.5, "last", 0.0),
+        (499, 0, 32, 0.5, "last", 0.0),
+        (500, 5, 32, 0.5, "best", 0.1),
+        (2_000, 3, 32, 0.2, "best", 0.1),
+    ],
+)
+def test_the_plan_follows_the_number_of_images(
+    number: int, epochs: int, batch_size: int, crop_area: float, keep: str, validation: float,
+    world: World,
+) -> None:  # fmt: skip
+    with mock.patch.object(finetune, "num_images", lambda _: number):
+        planned = finetune.plan("photos", "compact", str(world.weights))
+    assert (planned.train.epochs, planned.train.batch_size) == (epochs, batch_size)
+    assert (planned.train.keep, planned.data.validation) == (keep, validation)
+    assert planned.augment.crop_area == crop_area
 
-    few = planned(world.pictures)
-    assert (few.train.batch_size, few.train.epochs, few.augment.crop_area) == (24, 5, 0.5)
-    for part, count in (("train", 5), ("test", 40)):  # what is for the test is not learnt from
-        coloured(tmp_path / "split" / part, dict.fromkeys(("802010", "108020"), count))
-    assert planned(tmp_path / "split").train.batch_size == 5
-    with mock.patch.object(finetune, "FEW", 48):
-        many = planned(world.pictures)
-    assert (many.train.epochs, many.augment.crop_area) == (3, 0.2)
-    with mock.patch.object(finetune, "num_images", lambda _: 64):
-        assert planned(world.pictures).train.batch_size == 32
+
+def test_what_is_for_the_test_is_not_learnt_from(world: World, tmp_path: Path) -> None:
+    assert finetune.num_images(str(world.pictures)) == 48
+    for part, count in (("train", 5), ("val", 2), ("test", 40)):
+        coloured(tmp_path / part, dict.fromkeys(("802010", "108020"), count))
+    assert finetune.num_images(str(tmp_path)) == 10
 
 
 def ants_and_bees(folder: Path, counts: Mapping[str, int]) -> Path:
@@ -624,8 +663,8 @@ def test_real_weights_tell_ants_from_bees_after_twenty_photos(tmp_path: Path) ->
     photos = ants_and_bees(tmp_path, {"train": 10, "val": 10})
     weights = DATA / "weights" / "mobilenetv2_100-imagenet.safetensors"
     code, said = command(
-        "finetune", photos, "--model", "timm/mobilenetv2_100", "--weights", weights, "--probe-only",
-        "--data.validation", 0, *PLAIN[2:], "--out", tmp_path / "run", "--json",
+        "finetune", photos, "--model", "timm/mobilenetv2_100", "--weights", weights, *PLAIN[2:],
+        "--probe-only", "--out", tmp_path / "run", "--json",
     )  # fmt: skip
     assert code == 0
     facts = json.loads(said)

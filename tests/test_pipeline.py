@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from deepcnn import artefact, evaluate, train
+from deepcnn import artefact, evaluate, finish, train
 from deepcnn.cli import main
 from deepcnn.config import Augment, Config, Data, Hardware, Train
 from deepcnn.data import catalog
@@ -76,7 +76,8 @@ def walk(tmp_path_factory: pytest.TempPathFactory) -> Walk:
 
     arguments = ("train", "--data", data, *OPTIONS, "--json", "--out")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "predictions", count)
+        for module in (train, finish):
+            patch.setattr(module, "predictions", count)
         patch.setattr(catalog, "load", note)
         said = json.loads(command(*arguments, folder / "run"))
     command(*arguments, folder / "twin")

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from deepcnn.data.images import ImageSet
 from deepcnn.data.photos import Photos
-from deepcnn.data.preprocess import Preprocess
 from deepcnn.errors import DataError
 
 if TYPE_CHECKING:
@@ -70,6 +69,8 @@ def _rows(images: ImageSet, per_class: int) -> list["Image"]:
 
 def _pictures(images: ImageSet, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
     """Some of the pictures, N C H W; those of different sizes whole, on white squares."""
+    from deepcnn.data.preprocess import Preprocess
+
     photos = images.images
     if not isinstance(photos, Photos):
         return photos[indices]
