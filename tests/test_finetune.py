@@ -241,8 +241,8 @@ def test_a_run_that_dies_after_every_unit_ends_in_the_same_bytes(
     settings = small(images, EVERYTHING, more)
     train_here(settings, tmp_path / "twin")
     measured = epochs(tmp_path / "twin")
-    if more:  # nothing gets better, so that patience ends it
-        assert len(measured) == 2
+    if more:  # nothing gets better than the fitted layer, so that patience ends it
+        assert len(measured) == 1
     for _ in range(len(measured) * (UPDATES + 1)):
         one_unit(settings, tmp_path / "run")
     train_here(settings, tmp_path / "run")
@@ -256,7 +256,9 @@ def test_a_run_that_dies_before_its_first_checkpoint_begins_again(
     train_here(settings, tmp_path / "twin")
     for place in ((probe, "logistic_regression", 2), (train, "train_step", 1)):
         killed(settings, tmp_path / "run", *place)
-        assert not checkpoints(tmp_path / "run")
+        # The fitted layer is a candidate for the best weights, so it is saved once it is measured.
+        expected = ["step-000000000"] if place[0] is train else []
+        assert [path.name for path in checkpoints(tmp_path / "run")] == expected
     train_here(settings, tmp_path / "run")
     assert digest(tmp_path / "run") == digest(tmp_path / "twin")
 

@@ -56,9 +56,20 @@ def fit(config: Config, folder: Path, cache: Path, accept_change: bool = False) 
 def train_epochs(run: Run, total: int) -> None:
     """Go through the epochs that are left, with a checkpoint after each."""
     images = run.source(run.splits.train)
+    measure_beginning(run)
     while run.state.epoch < run.config.train.epochs and not is_stale(run):
         train_epoch(run, images, total)
         end_epoch(run)
+        run.save()
+
+
+def measure_beginning(run: Run) -> None:
+    """Let a fitted last layer be the best so far, where the best is kept: training may not help."""
+    config, state, held_out = run.config, run.state, run.splits.validation
+    is_first = state.step == 0 and state.best_step < 0
+    if is_first and config.transfer.probe and config.train.keep == "best" and held_out:
+        state.best_accuracy, state.best_step = accuracy(run, held_out), state.step
+        run.display.say(f"before training: validation accuracy {state.best_accuracy:.4f}")
         run.save()
 
 
@@ -67,7 +78,7 @@ def is_stale(run: Run) -> bool:
     best, updates = run.state.best_step, len(run.slices())
     # By epochs concluded: the updates of the last one may be made, but not measured yet.
     worse = run.state.epoch * updates - best
-    return best > 0 and 0 < run.config.train.patience * updates <= worse
+    return best >= 0 and 0 < run.config.train.patience * updates <= worse
 
 
 def train_epoch(run: Run, images: Source, total: int) -> None:
