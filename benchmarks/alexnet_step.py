@@ -22,10 +22,10 @@ from torch.utils.flop_counter import FlopCounterMode
 import common
 import texts
 from deepcnn import models, runlog
+from deepcnn.begin import begin
 from deepcnn.config import Config
 from deepcnn.device import find_device
 from deepcnn.recipes import alexnet_fashion_mnist
-from deepcnn.begin import begin
 from deepcnn.run import Run
 from deepcnn.train import train_epoch
 from sides import side

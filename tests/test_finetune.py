@@ -568,7 +568,7 @@ def not_finite(world: World, folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("{tmp}/nowhere",), "nowhere is not a folder"),
+        (("{tmp}/nowhere",), "nowhere is not there; expected a folder"),
         (("{one}",), "one class"),
         (("{data}", "--weights", "{nan}"), "conv4.weight"),
         (("{data}", "--model", "resnet18"), "belongs to another network: 102 missing"),

@@ -57,9 +57,7 @@ def reconcile(parts: Mapping[str, Any]) -> Config:
     transfer = parts["transfer"]
     if not transfer.freeze:
         transfer = replace(transfer, unfreeze_at=0.0)
-    return Config(
-        **{**parts, "data": data, "transfer": transfer, "optim": optim, "train": train}
-    )
+    return Config(**{**parts, "data": data, "transfer": transfer, "optim": optim, "train": train})
 
 
 configs = st.fixed_dictionaries({name: sections(kind) for name, kind in SECTIONS.items()}).map(

@@ -54,6 +54,7 @@ def begin(config: Config, folder: Path, cache: Path, accept_change: bool) -> Run
         now = {**machine(policy.device), "training images": fingerprint[:12]}
         changes += _changed_conditions(folder, then, now, accept_change)
     else:
+        _check_weights(config, splits)
         policy, origin = _choose_policy(config, splits, cache, display)
     policy.apply()
     state = begin_state(config, splits, policy)
@@ -168,6 +169,13 @@ def _check_transfer(config: Config, splits: Splits) -> None:
             "train.keep best and train.patience go by validation images, but none are held out: "
             "set --data.validation 0.1, or --train.keep last and --train.patience 0"
         )
+
+
+def _check_weights(config: Config, splits: Splits) -> None:
+    """Refuse weights of another network before anything is measured or written."""
+    if config.model.weights:
+        found = find_weights(config.model.name, config.model.weights)
+        load_pretrained(_build(config, splits), found)
 
 
 def _choose_policy(

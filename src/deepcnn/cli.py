@@ -183,12 +183,11 @@ def finetune(
 ) -> None:
     """Fit a pretrained network to your own pictures; repeat the command to continue a run.
 
-    With fewer than 500 pictures the last layer only, which is soon done and hard to beat;
-    --train.epochs 5 tunes all of it.
-
-    DATA is a folder with a folder of pictures for each class, or with such folders in train, val
-    and test; or a CSV file with the columns path and label. Any setting can be changed as with
-    `deepcnn train`. Examples:
+    DATA is a folder with a folder of pictures for each class, or with such
+    folders in train, val and test; or a CSV file with the columns path and
+    label. With fewer than 500 pictures only the last layer is fitted, which is
+    soon done and hard to beat; --train.epochs 5 tunes all of it. Any setting can
+    be changed as with `deepcnn train`. Examples:
 
     deepcnn finetune photos
     deepcnn finetune photos --model torchvision/resnet18

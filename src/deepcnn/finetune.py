@@ -2,8 +2,11 @@
 weights that are begun with.
 """
 
+from pathlib import Path
+
 from deepcnn.config import Augment, Config, Data, Model, Optim, Train, Transfer
 from deepcnn.data import catalog, pictures
+from deepcnn.errors import DataError
 from deepcnn.models.pretrained import find_weights
 
 # Training images. With fewer than the first the last layer alone is fitted, to all of them: on 158
@@ -46,6 +49,8 @@ def plan(data: str, model: str, weights: str) -> Config:
 
 def num_images(data: str) -> int:
     """How many images there are to learn from and to hold out, at most."""
+    if data not in catalog.CATALOG and not Path(data).expanduser().exists():
+        raise DataError(f"{data} is not there; expected a folder or CSV file of pictures")
     if catalog.is_pictures(data):
         splits = pictures.list_source(Data(name=data)).splits
         return sum(split in ("train", "") for split in splits)
