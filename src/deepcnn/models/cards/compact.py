@@ -17,6 +17,7 @@ ALEXNET28 = Card(
     paper="deepcnn; the exercise: Zhang, Lipton, Li and Smola, Dive into Deep Learning, 2019, 6.7",
     input=(1, 28),
     classes=10,
+    reported=("Fashion-MNIST test 90.52 % after 5 epochs, one seed: docs/results.md",),
     training=("recipe alexnet28-fashion-mnist",),
     differences=(
         "alexnet-d2l: an 11x11 convolution of stride 4 on images enlarged to 224x224; here 5x5, "
