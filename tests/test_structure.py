@@ -49,7 +49,7 @@ LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 # These lists may only become shorter. A command has an argument for each of its options, and a
 # paragraph of help.
 LONG_MODULES = {"cli"}
-LONG_FUNCTIONS = {"cli.train", "cli.finetune"}
+LONG_FUNCTIONS = {"cli.finetune"}
 MANY_ARGUMENTS = {"cli.train", "cli.finetune"}
 
 TEXTS = {

@@ -153,14 +153,9 @@ def train(
         "hardware.precision": precision,
         "train.seed": seed,
     }
-    options = {key: value for key, value in short.items() if value is not None} | settings
-    resolved, origins = resolve(
-        (recipe, look_up("recipe", recipe, RECIPES)()), config, os.environ, options
-    )
-    if print_config:
-        print(to_toml(resolved, origins))
-        return
-    _fit(resolved, out or Path("runs") / recipe, accept_change, json)
+    base = (recipe, look_up("recipe", recipe, RECIPES)())
+    resolution = resolve(base, config, os.environ, _given(short) | settings)
+    _fit(resolution, out or Path("runs") / recipe, print_config, accept_change, json)
 
 
 @app.command
@@ -231,16 +226,29 @@ def finetune(
         "train.epochs": "0" if probe_only else None,
         "train.seed": seed,
     }
-    options = {key: value for key, value in short.items() if value is not None} | settings
-    resolved, origins = resolve(("finetune", plan(data, model, weights)), None, os.environ, options)
+    base = ("finetune", plan(data, model, weights))
+    resolution = resolve(base, None, os.environ, _given(short) | settings)
+    folder = out or Path("runs") / f"finetune-{Path(data).resolve().name.removesuffix('.csv')}"
+    _fit(resolution, folder, print_config, accept_change, json)
+
+
+def _given(short: dict[str, str | None]) -> dict[str, str]:
+    """The settings among short options that were given."""
+    return {key: value for key, value in short.items() if value is not None}
+
+
+def _fit(
+    resolution: tuple[Config, dict[str, str]],
+    folder: Path,
+    print_config: bool,
+    accept_change: bool,
+    json: bool,
+) -> None:
+    """Train and print what came of it, or print the settings only."""
+    config, origins = resolution
     if print_config:
-        print(to_toml(resolved, origins))
+        print(to_toml(config, origins))
         return
-    _fit(resolved, out or Path("runs") / f"finetune-{Path(data).stem}", accept_change, json)
-
-
-def _fit(config: Config, folder: Path, accept_change: bool, json: bool) -> None:
-    """Train, and print what came of it."""
     from deepcnn.report import result_in_words
     from deepcnn.train import fit
 

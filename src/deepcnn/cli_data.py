@@ -74,7 +74,7 @@ def show(
     name
         Data set by name, or folder.
     out
-        PNG file to write; default NAME-SPLIT.png.
+        PNG file to write; default NAME-SPLIT.png, NAME-geometry.png or NAME-augment.png.
     split
         train or test.
     per_class
