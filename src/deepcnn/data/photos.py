@@ -6,7 +6,7 @@ N pictures of M that were listed together; C channels, H rows, W columns.
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,9 +57,19 @@ class Spots:
             raise ImageError(f"{path} cannot be read: {error.strerror}") from error
         if len(content) < size:
             raise ImageError(
-                f"{self.name(row)} is cut off: {len(content):,} bytes are there of {size:,}"
+                f"{Spots.name(self, row)} is cut off: {len(content):,} bytes are there of {size:,}"
             )
         return content
+
+
+class Where(NamedTuple):
+    """A picture by its place, for messages: its name is made when there is one."""
+
+    spots: Spots
+    row: int
+
+    def __str__(self) -> str:
+        return self.spots.name(self.row)
 
 
 def whole_files(paths: tuple[str, ...]) -> Spots:
@@ -132,7 +142,7 @@ class Photos:
         scan, row = self.scan, int(self.rows[position])
         height, width = map(int, scan.sizes[row])
         if scan.kept is None:
-            content, name = scan.spots.read(row), scan.spots.name(row)
+            content, name = scan.spots.read(row), Where(scan.spots, row)
             picture = decode_bytes(content, name, scan.channels, scan.least)
             if picture.shape[1:] != (height, width):  # for which windows may have been drawn
                 raise ImageError(

@@ -69,15 +69,17 @@ def list_names(data: Data) -> Listing | None:
 
 def list_source(data: Data) -> Listed:
     """Where all pictures lie, and what they are."""
-    found, path = list_names(data), Path(data.name).expanduser()
+    return _located(list_names(data), data)
+
+
+def _located(found: Listing | None, data: Data) -> Listed:
+    """The pictures of these names; without names, of shards."""
     if found is None:
-        index = read_index(path, cache_folder())
-        files = tuple(map(str, index.files))
-        spots = Spots(files, index.file, index.offset, index.size)
+        index = read_index(Path(data.name).expanduser(), cache_folder())
         if len(index.classes) < 2:
             raise DataError(f"{data.name} has pictures of one class only; expected two or more")
         splits = tuple(SHARD_SPLITS[split] for split in index.splits)
-        return Listed(spots, index.labels, splits, ("",) * len(spots), index.classes)
+        return Listed(index, index.labels, splits, ("",) * len(index), index.classes)
     spots = whole_files(tuple(os.path.join(found.root, name) for name in found.paths))  # noqa: PTH118
     return Listed(spots, found.labels, found.splits, found.groups, found.classes)
 
@@ -149,11 +151,15 @@ def least_side(data: Data) -> int:
     return 2 * math.floor((data.size or DEFAULT_SIDE) / data.keep)
 
 
-def load_to_check(data: Data, say: Say) -> dict[str, ImageSet]:
-    """All pictures that can be read, divided as the source does, for the data doctor."""
-    listing = list_source(data)
+def load_to_check(data: Data, say: Say) -> tuple[dict[str, ImageSet], Listing | None]:
+    """All pictures that can be read, divided as the source does, for the data doctor; and their
+    names, which shards have not.
+    """
+    names = list_names(data)
+    listing = _located(names, data)
     parts = np.array([split or "train" for split in listing.splits])
-    return _gathered(listing, parts, _look(listing, data, least_side(data), say), data.name)
+    found = _look(listing, data, least_side(data), say)
+    return _gathered(listing, parts, found, data.name), names
 
 
 def _image_sets(

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from deepcnn import interrupt
 from deepcnn.data.decode import decode_bytes
-from deepcnn.data.photos import Scan, Spots
+from deepcnn.data.photos import Scan, Spots, Where
 from deepcnn.data.threads import in_threads
 from deepcnn.errors import DataError, ImageError
 from deepcnn.files import STAGING_PREFIX, remove_folder, write_synced
@@ -108,7 +108,7 @@ def _see(spots: Spots, row: int, channels: int, least: int) -> Seen:
     content = b""
     try:
         content = spots.read(row)
-        pixels = decode_bytes(content, spots.name(row), channels, least)
+        pixels = decode_bytes(content, Where(spots, row), channels, least)
     except ImageError as error:
         return Seen(hashlib.sha256(content).digest(), None, str(error))
     return Seen(hashlib.sha256(content).digest(), pixels, "")

@@ -15,7 +15,7 @@ from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,39 +47,26 @@ COLUMNS = {"file": "i", "offset": "q", "size": "q", "labels": "q", "splits": "b"
 SCHEMA = 1
 
 
-class Place(NamedTuple):
-    """Where one picture's bytes lie: `file` indexes `ShardIndex.files`, the rest is in bytes."""
-
-    file: int
-    offset: int
-    size: int
-
-
 @dataclass(frozen=True, eq=False)
-class ShardIndex:
-    """Where the pictures of a folder of shards lie: a row of 33 bytes each, in stored order."""
+class ShardIndex(Spots):
+    """The pictures of a folder of shards: a row of 33 bytes each, in stored order."""
 
-    files: tuple[Path, ...]
-    file: NDArray[np.int32]
-    offset: NDArray[np.int64]
-    size: NDArray[np.int64]
     labels: NDArray[np.int64]  # index into classes
     splits: NDArray[np.int8]  # index into SPLITS
     lead: NDArray[np.uint32]  # blocks of headers in front of the picture
     classes: tuple[str, ...]
 
-    def __len__(self) -> int:
-        return len(self.file)
+    def member(self, row: int) -> str:
+        """The name of a picture, read from its shard: kept, names would fill memory."""
+        header = int(self.offset[row]) - BLOCK * int(self.lead[row])
+        return name_at(Path(self.files[self.file[row]]), header)
 
-    def place(self, position: int) -> Place:
-        """Where the picture at `position` lies."""
-        row = (self.file[position], self.offset[position], self.size[position])
-        return Place(*map(int, row))
-
-    def name(self, position: int) -> str:
-        """The name of the picture at `position`, read from its shard: kept, names fill memory."""
-        file, offset, _ = self.place(position)
-        return name_at(self.files[file], offset - BLOCK * int(self.lead[position]))
+    def name(self, row: int) -> str:
+        """The picture as messages call it: its shard, and if that can be read its name there."""
+        try:
+            return f"{self.files[self.file[row]]}/{self.member(row)}"
+        except (DataError, OSError):
+            return super().name(row)
 
 
 def is_shards(folder: Path) -> bool:
@@ -95,18 +82,19 @@ def read_index(folder: Path, cache: Path) -> ShardIndex:
     and member.
     """
     splits, classes = _find_shards(folder), Classes(read_class_names(folder))
-    files = tuple(splits)
+    files = tuple(map(str, splits))
     facts = {
         "schema": SCHEMA,
-        "shards": [_stamp(path) for path in files],
+        "shards": [_stamp(path) for path in splits],
         "classes": list(classes.listed),
     }
     name = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:24]
     if (known := _recalled(cache / "shards" / name, facts, files)) is not None:
         return known
     columns = {name: array(code) for name, code in COLUMNS.items()}
-    for number, path in enumerate(reported(files, len(files), f"reading {folder}")):
-        _scan(path, (number, splits[path]), columns, classes)
+    shards = reported(splits.items(), len(splits), f"reading {folder}")
+    for number, (path, split) in enumerate(shards):
+        _scan(path, (number, split), columns, classes)
     if not columns["file"]:
         raise DataError(
             f"{folder} holds no pictures; expected KEY.jpg and KEY.cls, where KEY ends at the "
@@ -156,7 +144,7 @@ def pack(
 
 
 def shard_order(
-    seed: int, epoch: int, index: ShardIndex | Spots, subset: NDArray[np.int64], buffer: int
+    seed: int, epoch: int, index: Spots, subset: NDArray[np.int64], buffer: int
 ) -> NDArray[np.int64]:
     """The order in which an epoch visits the positions in `subset`: shards in random order, and in
     the row of pictures that gives, those within each `buffer` of them in random order.
@@ -251,7 +239,7 @@ def _require_room(out: Path, split: str, listing: bytes) -> None:
             )
 
 
-def _recalled(place: Path, facts: dict[str, Any], files: tuple[Path, ...]) -> ShardIndex | None:
+def _recalled(place: Path, facts: dict[str, Any], files: tuple[str, ...]) -> ShardIndex | None:
     """The index kept in `place`; None if it is of other facts or damaged: then it is made anew."""
     try:
         contents = read_folder(place)

@@ -68,8 +68,7 @@ def load_part(name: str, part: Literal["train", "test"], root: str) -> ImageSet:
 def check_data(name: str, root: str, group: str) -> tuple[Report, dict[str, ImageSet]]:
     """What the data doctor has to say of a data set, and the images it looked at."""
     if catalog.is_pictures(name):
-        data = Data(name=name, group=group)
-        sets, listing = pictures.load_to_check(data, say), pictures.list_names(data)
+        sets, listing = pictures.load_to_check(Data(name=name, group=group), say)
     else:
         sets = {part: catalog.load(name, part, root) for part in ("train", "test")}
         listing = None
