@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -77,11 +78,11 @@ class Deepcnn:
     """The same with the functions that its training calls."""
 
     def __init__(self, folder: Path, cache: Path) -> None:
-        self.folder, self.cache = folder, cache
+        self.folder, self.caches = folder, (cache / str(number) for number in count())
 
     def first(self) -> None:
-        """Look at every photo, then make every batch; what was kept before is deleted first."""
-        shutil.rmtree(self.cache, ignore_errors=True)
+        """Look at every photo, then make every batch, with nothing kept of them before."""
+        os.environ["DEEPCNN_CACHE"] = str(next(self.caches))
         data = Data(name=str(self.folder), size=SIDE, mean=MEAN, std=STD)
         self.images = load_all(data, least_side(data), say)
         assert isinstance(self.images.images, Photos)
@@ -117,7 +118,7 @@ class Deepcnn:
         photos, parameters = self.photos, draw(CHANGES, 0, 0, len(self.images))
         heights, widths = torch.from_numpy(photos.sizes).unbind(dim=1)
         boxes = windows(parameters, heights, widths)
-        kept, differences = photos.scan.kept, []
+        kept, differences = photos.scan.kept.pixels, []
         assert boxes is not None
         for k in range(0, len(photos), math.ceil(len(photos) / COMPARED)):
             picture = default_loader(photos.name(k))
@@ -145,7 +146,6 @@ def as_in_a_script(folder: Path) -> Iterator[Torchvision]:
 @contextmanager
 def as_in_training(folder: Path, cache: Path) -> Iterator[Deepcnn]:
     """Deepcnn's side in a process set up as for training, with a folder for what it keeps."""
-    os.environ["DEEPCNN_CACHE"] = str(cache)
     Policy("cpu", "fp32", "contiguous", available_threads()).apply()
     yield Deepcnn(folder, cache)
 
@@ -163,6 +163,7 @@ def batches(images: ImageSet, preprocess: Preprocess, epoch: int) -> Iterator[Ba
 def first_batch(folder: Path, cache: Path) -> None:
     """Load a folder of pictures as a run does and make the first batch."""
     with as_in_training(folder, cache):
+        os.environ["DEEPCNN_CACHE"] = str(cache)
         splits = load_splits(Data(name=str(folder)), seed=0)
         next(batches(splits.train, splits.preprocess, 0))
 

@@ -178,11 +178,15 @@ def test_the_steps_are_taken_in_their_order() -> None:
     assert torch.equal(augment(images, EVERYTHING, parameters), expected)
 
 
-def test_images_that_are_cropped_already_are_not_cropped_again() -> None:
+PLACING = {"window", "window_place", "flip", "flip_vertical"}
+
+
+def test_images_that_are_cropped_and_mirrored_already_are_not_again() -> None:
     images, parameters = random_images(4, 9, 3, 12, 10), drawn(EVERYTHING, 9)
-    rest = {name: rows for name, rows in parameters.items() if "window" not in name}
+    assert parameters.keys() > PLACING
+    rest = {name: rows for name, rows in parameters.items() if name not in PLACING}
     expected = augment(images, EVERYTHING, rest)
-    assert torch.equal(augment(images, EVERYTHING, parameters, cropped=True), expected)
+    assert torch.equal(augment(images, EVERYTHING, parameters, is_placed=True), expected)
     assert not torch.equal(augment(images, EVERYTHING, parameters), expected)
 
 

@@ -32,7 +32,7 @@ from deepcnn.data.duplicates import (
 from deepcnn.data.findings import KINDS, Finding, Report, as_dict
 from deepcnn.data.folder import Listing, list_csv, list_folder
 from deepcnn.data.images import ImageSet
-from deepcnn.data.photos import Photos, Spots, whole_files
+from deepcnn.data.photos import Kept, Photos, Spots, whole_files
 from deepcnn.data.scan import scan
 
 ROOT = Path(__file__).parents[1]
@@ -540,7 +540,7 @@ def test_a_picture_that_vanishes_after_the_listing_stops_nothing(
     sets = read(listing, tmp_path / "cache")
     for split, images in sets.items():
         assert isinstance(images.images, Photos)
-        unkept = replace(images.images.scan, kept=None)
+        unkept = replace(images.images.scan, kept=Kept(None))
         sets[split] = replace(images, images=replace(images.images, scan=unkept))
     (folder / "test" / "b" / "3.png").unlink()
     report = check(sets, listing, threads=3)

@@ -20,7 +20,7 @@ from PIL import Image, ImageFile, ImageOps
 
 from deepcnn.data import decode
 from deepcnn.data.decode import BYTES_LIMIT, START_OF_SCAN, decode_bytes
-from deepcnn.data.photos import Photos, Spots
+from deepcnn.data.photos import Kept, Photos, Spots
 from deepcnn.data.scan import scan
 from deepcnn.errors import ImageError
 from picture_files import Pixels, blocks, by_pillow, encoded, looked_at, write_pictures
@@ -306,7 +306,7 @@ def test_pictures_within_files(bundled: tuple[Spots, list[bytes]], tmp_path: Pat
     assert [spots.read(row) for row in range(len(spots))] == contents
     assert spots.name(3) == f"{tmp_path / 'b.bin'} at byte {spots.offset[3]}"
     found = scan(spots, 3, 0, tmp_path / "cache", 2, print)
-    for each in (found, replace(found, kept=None)):
+    for each in (found, replace(found, kept=Kept(None))):
         photos = Photos(each, np.arange(NUMBER))
         for k, content in enumerate(contents):
             pixels = photos.pixels(k).permute(1, 2, 0).numpy()
@@ -316,7 +316,7 @@ def test_pictures_within_files(bundled: tuple[Spots, list[bytes]], tmp_path: Pat
 @pytest.fixture
 def not_kept(tmp_path: Path) -> Photos:
     photos = looked_at(write_pictures(tmp_path / "pictures", NUMBER), tmp_path / "cache")
-    return Photos(replace(photos.scan, kept=None), photos.rows)
+    return Photos(replace(photos.scan, kept=Kept(None)), photos.rows)
 
 
 def test_a_picture_that_vanishes(not_kept: Photos) -> None:

@@ -23,7 +23,7 @@ from PIL import Image
 from deepcnn import interrupt
 from deepcnn.data import scan as module
 from deepcnn.data.photos import Photos, Scan, Spots, whole_files
-from deepcnn.data.scan import FACTS, LOOKS, PIXELS, scan
+from deepcnn.data.scan import FACTS, LEAVING, LOOKS, PIXELS, scan
 from deepcnn.data.threads import in_threads
 from deepcnn.errors import DataError, Interrupted
 from deepcnn.files import STAGING_PREFIX
@@ -40,8 +40,8 @@ from deepcnn.data.scan import scan
 cache, *paths = sys.argv[1:]
 print("ready", flush=True)
 for line in sys.stdin:
-    found = scan(whole_files(tuple(paths)), 3, int(line), Path(cache), 2, sys.exit)
-    print(hashlib.sha256(found.kept).hexdigest(), flush=True)
+    found = scan(whole_files(tuple(paths)), 3, int(line), Path(cache), 1, sys.exit)
+    print(hashlib.sha256(found.kept.pixels).hexdigest(), flush=True)
 """
 
 
@@ -74,7 +74,15 @@ def look(
     """What was found, and what was said."""
     said: list[str] = []
     spots = whole_files(tuple(map(str, paths)))
-    return scan(spots, 3, least, cache, threads, said.append), said
+    found = scan(spots, 3, least, cache, threads, said.append)
+    wait_for_the_disk()
+    return found, said
+
+
+def wait_for_the_disk() -> None:
+    for thread in threading.enumerate():
+        if thread.name == LEAVING and thread is not threading.current_thread():
+            thread.join()
 
 
 def same(one: Scan, other: Scan) -> bool:
@@ -137,11 +145,11 @@ def test_a_look_finds_digests_sizes_and_problems(paths: list[Path], cache: Path)
 
 def test_kept_pixels_are_those_of_the_files(paths: list[Path], cache: Path) -> None:
     found, _ = look(paths, cache)
-    assert found.kept is not None
+    assert found.kept.pixels is not None
     rows = good(found)
     for row, kept in zip(rows, pixels(found), strict=True):
         np.testing.assert_array_equal(kept, by_pillow(paths[row].read_bytes()))
-    assert len(found.kept) == 3 * found.sizes.prod(axis=1).sum()
+    assert len(found.kept.pixels) == 3 * found.sizes.prod(axis=1).sum()
 
 
 def test_a_missing_file_is_said(paths: list[Path], cache: Path) -> None:
@@ -155,7 +163,7 @@ def test_a_second_look_reads_no_file(paths: list[Path], cache: Path) -> None:
     found, _ = look(paths, cache)
     with no_reading():
         again, said = look(paths, cache)
-        assert again.kept is not None
+        assert again.kept.pixels is not None
         assert same(found, again)
     assert not said
 
@@ -165,7 +173,7 @@ def test_bad_pictures_only(tmp_path: Path, cache: Path) -> None:
     path.write_bytes(b"bad")
     for _ in range(2):
         found, said = look([path], cache)
-        assert (list(found.problems), found.kept, said) == ([0], None, [])
+        assert (list(found.problems), found.kept.pixels, said) == ([0], None, [])
 
 
 def lengthen(path: Path) -> None:
@@ -218,11 +226,12 @@ def test_where_pictures_lie_in_a_file_decides_the_pixels(tmp_path: Path, cache: 
 
 @pytest.mark.parametrize("threads", [1, 8])
 def test_threads_do_not_matter(threads: int, paths: list[Path], cache: Path) -> None:
-    look(paths, cache / "2")
-    look(paths, cache / str(threads), threads)
-    for name in (PIXELS, FACTS):
-        (one,), (other,) = ((cache / str(k)).glob(f"*/{name}") for k in (2, threads))
-        assert one.read_bytes() == other.read_bytes()
+    one, _ = look(paths, cache / "2")
+    other, _ = look(paths, cache / str(threads), threads)
+    assert same(one, other)
+    sizes = [path.stat().st_size for path in cache.glob(f"*/*/{PIXELS}")]
+    assert len(sizes) == 2
+    assert len(set(sizes)) == 1
 
 
 def kept_nowhere(paths: list[Path], cache: Path, reason: str) -> None:
@@ -230,7 +239,7 @@ def kept_nowhere(paths: list[Path], cache: Path, reason: str) -> None:
     expected, _ = look(paths, cache / "elsewhere")
     for run in range(2):
         found, said = look(paths, cache / "here")
-        assert found.kept is None
+        assert found.kept.pixels is None
         assert same(found, expected)
         assert len(said) == 1 - run
         for line in said:
@@ -255,7 +264,7 @@ def test_a_disk_that_is_full(paths: list[Path], cache: Path) -> None:
         found, said = look(paths, cache / "here")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert found.kept is None
+    assert found.kept.pixels is None
     assert same(found, expected)
     assert len(said) == 1
     assert said[0].endswith(f"{PIXELS}: File too large")
@@ -283,9 +292,34 @@ def test_a_disk_that_fails_late(
     expected, _ = look(paths, cache / "elsewhere")
     failing(monkeypatch, PIXELS)
     found, said = look(paths, cache / "here")
+    assert found.kept.pixels is None
     assert same(found, expected)
     assert len(said) == 1
     assert said[0].endswith(f"{PIXELS}: Input/output error")
+    with no_reading():
+        assert look(paths, cache / "here")[0].kept.pixels is None
+
+
+def test_nobody_waits_for_the_disk(
+    paths: list[Path], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, _ = look(paths, cache / "elsewhere")
+    done, sync = threading.Event(), os.fsync
+
+    def slow(descriptor: int) -> None:
+        done.wait()
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", slow)
+    spots = whole_files(tuple(map(str, paths)))
+    found = scan(spots, 3, 0, cache / "here", 2, pytest.fail)
+    assert found.kept.pixels is not None
+    assert same(found, expected)
+    assert [path.name[:5] for path in (cache / "here").iterdir()] == [STAGING_PREFIX]
+    done.set()
+    wait_for_the_disk()
+    with no_reading():
+        look(paths, cache / "here")
 
 
 @linux
@@ -295,7 +329,7 @@ def test_a_disk_that_is_full_and_fails_is_said_once(
     monkeypatch.setattr(module, "room", lambda _: 0)
     failing(monkeypatch, PIXELS)
     found, said = look(paths, cache)
-    assert (found.kept, len(said)) == (None, 1)
+    assert (found.kept.pixels, len(said)) == (None, 1)
 
 
 @linux
@@ -305,7 +339,7 @@ def test_facts_that_cannot_be_written(
     expected, _ = look(paths, cache / "elsewhere")
     failing(monkeypatch, FACTS)
     found, said = look(paths, cache / "here")
-    assert found.kept is not None
+    assert found.kept.pixels is not None
     assert same(found, expected)
     assert len(said) == 1
     assert said[0].startswith("pictures will be looked at again in the next run: ")
@@ -317,19 +351,20 @@ def test_what_will_not_fit_is_given_up_early(
     paths: list[Path], cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found, _ = look(paths, cache / "elsewhere")
-    assert found.kept is not None
-    half = len(found.kept) // 2
+    assert found.kept.pixels is not None
+    half = len(found.kept.pixels) // 2
     monkeypatch.setattr(module, "room", lambda _: half)
     monkeypatch.setattr(module, "PROBE", 5)
     written: list[int] = []
     add = module._Store.add
 
-    def note(store: Any, row: int, picture: Any) -> None:
-        add(store, row, picture)
-        written.append(row * store.is_kept)
+    def note(store: Any, picture: Any) -> int:
+        start: int = add(store, picture)
+        written.append(store.added * store.is_kept)
+        return start
 
     monkeypatch.setattr(module._Store, "add", note)
-    assert look(paths, cache / "here")[0].kept is None
+    assert look(paths, cache / "here")[0].kept.pixels is None
     assert max(written) < 5
 
 
@@ -345,7 +380,7 @@ def test_a_cache_that_cannot_be_written(paths: list[Path], cache: Path, temporar
     cache.parent.write_bytes(b"in its place")
     for _ in range(2):
         found, said = look(paths, cache)
-        assert found.kept is not None
+        assert found.kept.pixels is not None
         for row, kept in zip(good(found), pixels(found), strict=True):
             np.testing.assert_array_equal(kept, by_pillow(paths[row].read_bytes()))
         assert len(said) == 1
@@ -355,7 +390,7 @@ def test_a_cache_that_cannot_be_written(paths: list[Path], cache: Path, temporar
 
 
 def test_a_damaged_cache_is_made_anew(paths: list[Path], cache: Path) -> None:
-    expected, _ = look(paths, cache)
+    expected, _ = look(paths, cache, threads=1)
     (folder,) = cache.iterdir()
     whole = {name: (folder / name).read_bytes() for name in (PIXELS, FACTS)}
     facts, number = whole[FACTS], len(whole[FACTS])
@@ -372,7 +407,7 @@ def test_a_damaged_cache_is_made_anew(paths: list[Path], cache: Path) -> None:
         if content is not None:
             (folder / name).write_bytes(content)
         with reads_counted() as rows:
-            found, said = look(paths, cache)
+            found, said = look(paths, cache, threads=1)
         assert (len(rows), said) == (NUMBER, [])
         assert {path.name: path.read_bytes() for path in folder.iterdir()} == whole
     assert same(found, expected)
@@ -395,7 +430,7 @@ def test_an_interrupted_look_leaves_nothing(
             look(paths, cache)
     assert not list(cache.iterdir())
     assert not list(temporary.iterdir())
-    assert look(paths, cache)[0].kept is not None
+    assert look(paths, cache)[0].kept.pixels is not None
 
 
 def test_only_the_newest_looks_stay(paths: list[Path], cache: Path) -> None:
@@ -461,12 +496,14 @@ def test_two_processes_at_once(tmp_path: Path, cache: Path) -> None:
         two.stdin.write("0\n1\n2\n3\n4\n")
         two.stdin.close()
         for least in range(5):
-            found, said = look(paths, cache, least=least)
+            found, said = look(paths, cache, threads=1, least=least)
             assert not said
-            assert found.kept is not None
+            assert found.kept.pixels is not None
             for row, path in enumerate(paths):
                 assert found.digests[row].tobytes() == hashlib.sha256(path.read_bytes()).digest()
-            assert two.stdout.readline().strip() == hashlib.sha256(found.kept.data).hexdigest()
+            assert (
+                two.stdout.readline().strip() == hashlib.sha256(found.kept.pixels.data).hexdigest()
+            )
     assert two.returncode == 0
     assert 1 <= len(list(cache.iterdir())) <= LOOKS + 1  # one may have found a folder gone
     assert not list(cache.glob(f"{STAGING_PREFIX}*"))

@@ -84,30 +84,31 @@ def windows(rows: Parameters, heights: Tensor, widths: Tensor) -> Tensor | None:
     """The random crop of each image of a batch, float64 N 4: top, left, height, width in pixels.
 
     `heights` and `widths` (N) are those of the pictures, which may differ. None without
-    `crop_area`. Who reads files cuts and resizes the windows; `augment` is then told so.
+    `crop_area`. Who reads files cuts, resizes and mirrors them; `augment` is then told so.
     """
     if "window" not in rows:
         return None
     return geometry.windows_within(rows["window"], rows["window_place"], heights, widths)
 
 
+def mirrors(rows: Parameters, num_images: int) -> Tensor:
+    """Whether each image of a batch is turned upside down, and left to right: bool N 2."""
+    never = torch.zeros(num_images, dtype=torch.bool)
+    return torch.stack([rows.get(name, never) for name in ("flip_vertical", "flip")], dim=1)
+
+
 def augment(
-    images: Tensor, settings: Augment, parameters: Parameters, cropped: bool = False
+    images: Tensor, settings: Augment, parameters: Parameters, is_placed: bool = False
 ) -> Tensor:
     """Apply one row of `parameters` to each image of uint8 N C H W, the steps in this order.
 
-    `cropped`: the images are the `windows` of their pictures already. Mixing, which needs two
-    images, comes last and is `mix.mixed`.
+    `is_placed`: the images are the `windows` of their pictures and mirrored already. Mixing, which
+    needs two images, comes last and is `mix.mixed`.
     """
     rows, device = parameters, images.device
     height, width = images.shape[-2:]
-    if "window" in rows and not cropped:
-        sides = torch.tensor([[height, width]]).expand(len(images), 2)
-        found = geometry.windows_within(rows["window"], rows["window_place"], *sides.unbind(1))
-        images = geometry.enlarge(images, found)
-    for name, axis in (("flip", -1), ("flip_vertical", -2)):
-        if name in rows:
-            images = geometry.mirror(images, rows[name], axis)
+    if not is_placed:
+        images = _placed(images, rows)
     if "shift" in rows:
         images = geometry.shift(images, settings.crop, rows["shift"].to(device))
     if "affine" in rows:
@@ -123,6 +124,17 @@ def augment(
         boxes = geometry.rectangles_within(rows["erase_area"], rows["erase_place"], height, width)
         black = geometry.inside((boxes * rows["erase"][:, None]).float().to(device), height, width)
         images = images.masked_fill(black, 0)
+    return images
+
+
+def _placed(images: Tensor, rows: Parameters) -> Tensor:
+    if "window" in rows:
+        sides = torch.tensor([images.shape[-2:]]).expand(len(images), 2)
+        found = geometry.windows_within(rows["window"], rows["window_place"], *sides.unbind(1))
+        images = geometry.enlarge(images, found)
+    for name, axis in (("flip", -1), ("flip_vertical", -2)):
+        if name in rows:
+            images = geometry.mirror(images, rows[name], axis)
     return images
 
 

@@ -12,7 +12,6 @@ from torch.nn import functional as F
 WINDOW_RATIO = (3 / 4, 4 / 3)  # width / height of a random crop (Szegedy 2014, arXiv:1409.4842)
 ERASE_RATIO = (0.3, 3.3)  # height / width; Zhong 2017 (arXiv:1708.04896) has 1 / 0.3
 ERASE_AREA = (0.02, 0.33)  # share of the area; the paper has up to 0.4. Both as in torchvision
-LARGE = 50_000  # values: images that are mirrored one by one sooner than all at once
 TRIES = 10  # at a rectangle that lies within the image
 
 
@@ -115,11 +114,6 @@ def _sample(images: Tensor, x: Tensor, y: Tensor) -> Tensor:
 
 def mirror(images: Tensor, chosen: Tensor, axis: int) -> Tensor:
     """Mirror the images that are chosen (bool N) along an axis."""
-    if images.device.type == "cpu" and images[:1].numel() > LARGE:
-        images = images.clone()
-        for index in chosen.nonzero().flatten().tolist():
-            images[index] = images[index].flip(axis)
-        return images
     return torch.where(chosen.to(images.device)[:, None, None, None], images.flip(axis), images)
 
 

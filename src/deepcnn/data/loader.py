@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deepcnn.config import Augment
-from deepcnn.data.augment import Parameters, augment, pick, windows
+from deepcnn.data.augment import Parameters, augment, mirrors, pick, windows
 from deepcnn.data.images import ImageSet
 from deepcnn.data.mix import mixed, partner_positions
 from deepcnn.data.photos import Photos
@@ -43,10 +43,13 @@ class Batch(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """A batch on its way: at `positions`, each with a window (N 4) or None, into `pixels`."""
+    """A batch on its way: at `positions`, each with a window (N 4) or None, and `mirrored` (N 2:
+    upside down, left to right), into `pixels`.
+    """
 
     positions: NDArray[np.int64]
     windows: NDArray[np.int64] | None
+    mirrored: NDArray[np.bool_]
     pixels: NDArray[np.uint8]
 
 
@@ -80,7 +83,7 @@ class Source:
         for indices, images in self._gathered(groups, parameters):
             if settings and parameters:
                 rows = pick(parameters, indices.cpu())
-                images = augment(images, settings, rows, cropped=in_files)
+                images = augment(images, settings, rows, is_placed=in_files)
             indices = indices.to(device)
             yield Batch(self.preprocess(images), self.labels[indices], indices)
 
@@ -108,7 +111,7 @@ def read(
     """Decode the pictures of each group and bring them to one size, in threads.
 
     Each is cut to its own random window where `parameters` have some, else framed as the geometry
-    says. Raises ImageError for a picture that cannot be read.
+    says, and mirrored. Raises ImageError for a picture that cannot be read.
     """
 
     def fill(task: tuple[Reading, range]) -> Reading:
@@ -119,7 +122,8 @@ def read(
                 square = preprocess.frame(picture)
             else:
                 square = preprocess.cut(picture, tuple(reading.windows[place].tolist()))
-            reading.pixels[place] = square.numpy()
+            down, across = 1 - 2 * reading.mirrored[place].astype(int)
+            reading.pixels[place] = square.numpy()[:, ::down, ::across]
         return reading
 
     def tasks() -> Iterator[list[tuple[Reading, range]]]:
@@ -142,11 +146,11 @@ def _begin(
 ) -> Reading:
     side = preprocess.size
     pixels = np.empty((len(positions), photos.channels, side, side), np.uint8)
-    if parameters is None:
-        return Reading(positions, None, pixels)
+    rows = pick(parameters or {}, torch.from_numpy(positions))
     heights, widths = torch.from_numpy(photos[positions].sizes).long().unbind(dim=1)
-    boxes = windows(pick(parameters, torch.from_numpy(positions)), heights, widths)
-    return Reading(positions, None if boxes is None else boxes.long().numpy(), pixels)
+    boxes = windows(rows, heights, widths)
+    mirrored = mirrors(rows, len(positions)).numpy()
+    return Reading(positions, None if boxes is None else boxes.long().numpy(), mirrored, pixels)
 
 
 def epoch_batches(

@@ -83,6 +83,15 @@ def whole_files(paths: tuple[str, ...]) -> Spots:
     )
 
 
+@dataclass
+class Kept:
+    """The decoded pixels of all pictures, H W C each, one after another in any order; None where
+    there was no room for them, or the disk lost them.
+    """
+
+    pixels: NDArray[np.uint8] | None
+
+
 @dataclass(frozen=True)
 class Scan:
     """What one look at M pictures found: SHA-256 of their bytes (M 32), and their decoded sizes
@@ -97,7 +106,7 @@ class Scan:
     digests: NDArray[np.uint8]
     sizes: NDArray[np.int32]
     problems: dict[int, str]  # row -> what is wrong with the picture
-    kept: NDArray[np.uint8] | None  # all pictures, H W C each, one after another
+    kept: Kept
     starts: NDArray[np.int64]  # M: where each begins there
 
 
@@ -141,7 +150,7 @@ class Photos:
 
         scan, row = self.scan, int(self.rows[position])
         height, width = map(int, scan.sizes[row])
-        if scan.kept is None:
+        if (kept := scan.kept.pixels) is None:
             content, name = scan.spots.read(row), Where(scan.spots, row)
             picture = decode_bytes(content, name, scan.channels, scan.least)
             if picture.shape[1:] != (height, width):  # for which windows may have been drawn
@@ -151,5 +160,5 @@ class Photos:
                 )
             return picture
         start = scan.starts[row]
-        flat = scan.kept[start : start + height * width * scan.channels]
+        flat = kept[start : start + height * width * scan.channels]
         return torch.from_numpy(flat.reshape(height, width, scan.channels)).permute(2, 0, 1)

@@ -9,10 +9,11 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
+from threading import Lock, Thread
 from typing import NamedTuple
 
 import numpy as np
@@ -21,29 +22,35 @@ from torch import Tensor
 
 from deepcnn import interrupt
 from deepcnn.data.decode import decode_bytes
-from deepcnn.data.photos import Scan, Spots, Where
+from deepcnn.data.photos import Kept, Scan, Spots, Where
 from deepcnn.data.threads import in_threads
 from deepcnn.errors import DataError, ImageError
 from deepcnn.files import STAGING_PREFIX, remove_folder, write_synced
 from deepcnn.progress import reported
 
-FORMAT = 1  # of the files below; raised when what is written there changes
+FORMAT = 2  # of the files below; raised when what is written there changes
 PORTION = 8  # pictures of one task: with fewer, handing over would cost more than decoding
 PROBE = 512  # pictures after which the room that all will take is known well enough
 LOOKS = 2  # that are kept of one data set
 ABANDONED = 86_400  # seconds after which whoever began a look has been killed
 PIXELS, FACTS = "pixels.bin", "facts.npz"
+LEAVING = "bringing pictures to the disk"  # the name of the thread that does
 DIGEST_BYTES = hashlib.sha256().digest_size
+
+NOT_KEPT = "decoded pictures are not kept but decoded anew in every epoch"
 
 Say = Callable[[str], None]
 
 
 class Seen(NamedTuple):
-    """What was found of one picture: `pixels` uint8 C H W, or None and the problem."""
+    """What was found of one picture: its height and width and where its pixels begin in the file of
+    all, or the problem.
+    """
 
     digest: bytes
-    pixels: Tensor | None
-    problem: str
+    size: tuple[int, int] = (0, 0)
+    start: int = 0
+    problem: str = ""
 
 
 class Facts(NamedTuple):
@@ -51,6 +58,7 @@ class Facts(NamedTuple):
 
     digests: NDArray[np.uint8]
     sizes: NDArray[np.int32]
+    starts: NDArray[np.int64]
     problems: dict[int, str]
     is_kept: bool
 
@@ -64,36 +72,41 @@ def scan(spots: Spots, channels: int, least: int, cache: Path, threads: int, say
     folder = cache / _key(spots, channels, least)
     with suppress(OSError, ValueError):
         return _found(spots, channels, least, folder, _read(folder / FACTS))
-    with _staging(cache, say) as staging:
+    staging = _staging(cache, say)
+    try:
         facts = _look(spots, channels, least, threads, staging, say)
         # What is mapped into memory stays there, whatever becomes of its file.
         found = _found(spots, channels, least, staging, facts)
-        _leave(facts, staging, folder, say)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    # Nobody needs to wait for the disk, but for the end of the process, which waits for this.
+    Thread(target=_leave, name=LEAVING, args=(facts, found.kept, staging, folder, say)).start()
     return found
 
 
 def _look(spots: Spots, channels: int, least: int, threads: int, folder: Path, say: Say) -> Facts:
     """Read and decode every picture; write pixels to `folder` while there is room."""
-    digests = np.zeros((len(spots), DIGEST_BYTES), np.uint8)
-    sizes = np.zeros((len(spots), 2), np.int32)
-    problems: dict[int, str] = {}
-    all_seen = _all_seen(spots, channels, least, threads)
-    with (folder / PIXELS).open("wb", buffering=0) as file:
-        store = _Store(file, len(spots), say)
-        for row, seen in enumerate(reported(all_seen, len(spots), "reading pictures")):
+    number = len(spots)
+    digests, sizes = np.zeros((number, DIGEST_BYTES), np.uint8), np.zeros((number, 2), np.int32)
+    starts, problems = np.zeros(number, np.int64), dict[int, str]()
+    with (
+        _storing(folder / PIXELS, number, say) as store,
+        closing(_all_seen(spots, channels, least, threads, store)) as all_seen,
+    ):
+        for row, seen in enumerate(reported(all_seen, number, "reading pictures")):
             digests[row] = np.frombuffer(seen.digest, np.uint8)
-            if seen.pixels is None:
+            sizes[row], starts[row] = seen.size, seen.start
+            if seen.problem:
                 problems[row] = seen.problem
-                continue
-            sizes[row] = seen.pixels.shape[1:]
-            store.add(row, seen.pixels)
-        store.finish()
-    return Facts(digests, sizes, problems, store.is_kept)
+    return Facts(digests, sizes, starts, problems, store.is_kept)
 
 
-def _all_seen(spots: Spots, channels: int, least: int, threads: int) -> Iterator[Seen]:
+def _all_seen(
+    spots: Spots, channels: int, least: int, threads: int, store: "_Store"
+) -> Generator[Seen]:
     def look(rows: range) -> list[Seen]:
-        return [_see(spots, row, channels, least) for row in rows]
+        return [_see(spots, row, channels, least, store) for row in rows]
 
     number = len(spots)
     portions = [range(row, min(row + PORTION, number)) for row in range(0, number, PORTION)]
@@ -104,53 +117,67 @@ def _all_seen(spots: Spots, channels: int, least: int, threads: int) -> Iterator
             yield from seen
 
 
-def _see(spots: Spots, row: int, channels: int, least: int) -> Seen:
+def _see(spots: Spots, row: int, channels: int, least: int, store: "_Store") -> Seen:
     content = b""
     try:
         content = spots.read(row)
         pixels = decode_bytes(content, Where(spots, row), channels, least)
     except ImageError as error:
-        return Seen(hashlib.sha256(content).digest(), None, str(error))
-    return Seen(hashlib.sha256(content).digest(), pixels, "")
+        return Seen(hashlib.sha256(content).digest(), problem=str(error))
+    height, width = pixels.shape[1:]
+    return Seen(hashlib.sha256(content).digest(), (height, width), store.add(pixels))
 
 
 class _Store:
-    """A file of pixels that is given up, and says so, when there is no room for all of them."""
+    """A file of pixels that is given up, and says so, when there is no room for all of them.
+
+    Threads write side by side, each what it has decoded, while that is near the processor.
+    """
 
     def __init__(self, file: io.FileIO, number: int, say: Say) -> None:
         self.file, self.number, self.say = file, number, say
-        self.room, self.written, self.is_kept = room(Path(str(file.name)).parent), 0, True
+        self.room = room(Path(str(file.name)).parent)
+        self.added, self.written, self.is_kept, self.lock = 0, 0, True, Lock()
 
-    def add(self, row: int, pixels: Tensor) -> None:
-        """Write one picture, H W C."""
-        if not self.is_kept:
-            return
-        self.written += pixels.numel()
-        expected = self.written * self.number // (row + 1) if row + 1 >= PROBE else self.written
-        if expected > self.room:
-            free = f"{self.room / 1e9:.1f} GB are free for it"
-            self._give_up(f"all would take {expected / 1e9:.1f} GB, {free}")
-            return
+    def add(self, pixels: Tensor) -> int:
+        """Write one picture, H W C; where it begins."""
+        with self.lock:
+            place = start = self.written
+            self.written, self.added = self.written + pixels.numel(), self.added + 1
+            all_known = self.added >= PROBE
+            expected = self.written * self.number // self.added if all_known else self.written
+            if expected > self.room:
+                free = f"{self.room / 1e9:.1f} GB are free for it"
+                self._give_up(f"all would take {expected / 1e9:.1f} GB, {free}")
         rest = np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()).data.cast("B")
         try:
-            while rest:
-                rest = rest[self.file.write(rest) :]
+            while self.is_kept and rest:
+                written = os.pwrite(self.file.fileno(), rest, place)
+                rest, place = rest[written:], place + written
         except OSError as error:
-            self._give_up(f"{self.file.name}: {error.strerror}")
+            with self.lock:
+                self._give_up(f"{self.file.name}: {error.strerror}")
+        return start
 
     def _give_up(self, reason: str) -> None:
-        self.is_kept = False
-        with suppress(OSError):  # a disk that fails may fail in this, too
-            self.file.truncate(0)
-        self.say(f"decoded pictures are not kept but decoded anew in every epoch: {reason}")
+        if self.is_kept:
+            self.is_kept = False
+            _empty(self.file)
+            self.say(f"{NOT_KEPT}: {reason}")
 
-    def finish(self) -> None:
-        """Bring what was written to the disk."""
-        try:
-            os.fsync(self.file.fileno())
-        except OSError as error:
-            if self.is_kept:
-                self._give_up(f"{self.file.name}: {error.strerror}")
+
+@contextmanager
+def _storing(path: Path, number: int, say: Say) -> Iterator[_Store]:
+    with path.open("wb", buffering=0) as file:
+        store = _Store(file, number, say)
+        yield store
+        if not store.is_kept:
+            _empty(file)  # again: other threads may have written after it was given up
+
+
+def _empty(file: io.FileIO) -> None:
+    with suppress(OSError):  # a disk that fails may fail in this, too
+        file.truncate(0)
 
 
 def room(folder: Path) -> int:
@@ -159,47 +186,57 @@ def room(folder: Path) -> int:
     return min(shutil.disk_usage(folder).free, memory) // 2
 
 
-@contextmanager
-def _staging(parent: Path, say: Say) -> Iterator[Path]:
+def _staging(parent: Path, say: Say) -> Path:
     """A new folder in `parent`, or where that cannot be written in the system's temporary one."""
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=parent))
+        return Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=parent))
     except OSError as error:
         say(f"decoded pictures are kept for this run only: {error.filename}: {error.strerror}")
-        staging = Path(tempfile.mkdtemp(prefix="deepcnn-"))
-    try:
-        yield staging
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)  # where it was not renamed
+        return Path(tempfile.mkdtemp(prefix="deepcnn-"))
 
 
 def _found(spots: Spots, channels: int, least: int, folder: Path, facts: Facts) -> Scan:
     """Put facts and pixels together. Raises OSError or ValueError if these are not all there."""
-    lengths = channels * facts.sizes.prod(axis=1, dtype=np.int64)
-    ends = np.cumsum(lengths)
-    kept = None
-    if facts.is_kept and len(ends) and ends[-1]:
+    total = channels * int(facts.sizes.prod(axis=1, dtype=np.int64).sum())
+    kept = Kept(None)
+    if facts.is_kept and total:
         # Copied on write, of which there is none: tensors cannot be made of what is read-only.
-        kept = np.memmap(folder / PIXELS, np.uint8, "c")
-        if len(kept) != ends[-1]:
-            raise ValueError(f"{folder / PIXELS} has {len(kept)} bytes, expected {ends[-1]}")
-    digests, sizes, problems, _ = facts
-    return Scan(spots, channels, least, digests, sizes, problems, kept, ends - lengths)
+        kept.pixels = np.memmap(folder / PIXELS, np.uint8, "c")
+        if len(kept.pixels) != total:
+            raise ValueError(f"{folder / PIXELS} has {len(kept.pixels)} bytes, expected {total}")
+    digests, sizes, starts, problems, _ = facts
+    return Scan(spots, channels, least, digests, sizes, problems, kept, starts)
 
 
-def _leave(facts: Facts, staging: Path, folder: Path, say: Say) -> None:
+def _leave(facts: Facts, kept: Kept, staging: Path, folder: Path, say: Say) -> None:
     """Make `staging` what later runs find as `folder`, in place of what may be damaged there."""
     try:
+        facts = _synced(facts, kept, staging / PIXELS, say)
         write_synced(staging / FACTS, _packed(facts))
+        with suppress(OSError):  # `staging` is in another place, or another process was faster
+            if folder.exists():
+                remove_folder(folder)
+            os.rename(staging, folder)  # noqa: PTH104
+            _remove_old(folder.parent)
     except OSError as error:
         say(f"pictures will be looked at again in the next run: {staging}: {error.strerror}")
-        return
-    with suppress(OSError):  # `staging` is in another place, or another process was faster
-        if folder.exists():
-            remove_folder(folder)
-        os.rename(staging, folder)  # noqa: PTH104
-        _remove_old(folder.parent)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)  # where it was not renamed
+
+
+def _synced(facts: Facts, kept: Kept, path: Path, say: Say) -> Facts:
+    """Bring the pixels to the disk; what it could not take may be gone from memory, too."""
+    with path.open("rb+", buffering=0) as file:
+        try:
+            os.fsync(file.fileno())
+        except OSError as error:
+            kept.pixels = None
+            _empty(file)
+            if facts.is_kept:
+                say(f"{NOT_KEPT}: {path}: {error.strerror}")
+            return facts._replace(is_kept=False)
+    return facts
 
 
 def _packed(facts: Facts) -> bytes:
@@ -210,6 +247,7 @@ def _packed(facts: Facts) -> bytes:
         file,
         digests=facts.digests,
         sizes=facts.sizes,
+        starts=facts.starts,
         problems=problems,
         is_kept=np.array(facts.is_kept),
     )
@@ -224,7 +262,8 @@ def _read(path: Path) -> Facts:
         raise ValueError(f"{path} is damaged")
     with np.load(io.BytesIO(content), allow_pickle=False) as facts:
         problems = {int(row): text for row, text in json.loads(str(facts["problems"])).items()}
-        return Facts(facts["digests"], facts["sizes"], problems, bool(facts["is_kept"]))
+        arrays = (facts["digests"], facts["sizes"], facts["starts"])
+        return Facts(*arrays, problems, bool(facts["is_kept"]))
 
 
 def _key(spots: Spots, channels: int, least: int) -> str:
