@@ -107,16 +107,23 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
-def alternate(sides: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+def alternate(
+    sides: Mapping[str, Callable[[], object]],
+    rounds: int,
+    before: Mapping[str, Callable[[], object]] | None = None,
+) -> dict[str, list[float]]:
     """Seconds of every side in every round, after a call of each that warms it up.
 
-    Every other round goes backwards, so that a steady drift favours no side.
+    Every other round goes backwards, so that a steady drift favours no side. What is in `before`
+    under a side's name is called ahead of it and takes no time that counts.
     """
+    prepare = before or {}
     for function in sides.values():
         function()
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(rounds):
         for name in list(sides) if number % 2 == 0 else reversed(list(sides)):
+            prepare.get(name, int)()
             seconds[name].append(timed(sides[name]))
     return seconds
 

@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import enumerate as enumerate_threads
 from typing import Any
 
 import torch
@@ -30,6 +30,7 @@ from deepcnn.data.loader import Batch, batch_slices, epoch_batches, epoch_order,
 from deepcnn.data.photos import Photos
 from deepcnn.data.pictures import least_side, list_source, load_all
 from deepcnn.data.preprocess import Preprocess
+from deepcnn.data.scan import LEAVING
 from deepcnn.data.splits import load_splits, make_preprocess
 from deepcnn.device import Policy, available_threads
 from deepcnn.progress import say
@@ -78,11 +79,18 @@ class Deepcnn:
     """The same with the functions that its training calls."""
 
     def __init__(self, folder: Path, cache: Path) -> None:
-        self.folder, self.caches = folder, (cache / str(number) for number in count())
+        self.folder, self.cache = folder, cache
+
+    def forget(self) -> None:
+        """Give back disk and memory of what is kept; new memory can be slow on virtual machines."""
+        for thread in enumerate_threads():
+            if thread.name == LEAVING:
+                thread.join()
+        del self.images, self.photos
+        shutil.rmtree(self.cache)
 
     def first(self) -> None:
         """Look at every photo, then make every batch, with nothing kept of them before."""
-        os.environ["DEEPCNN_CACHE"] = str(next(self.caches))
         data = Data(name=str(self.folder), size=SIDE, mean=MEAN, std=STD)
         self.images = load_all(data, least_side(data), say)
         assert isinstance(self.images.images, Photos)
@@ -146,6 +154,7 @@ def as_in_a_script(folder: Path) -> Iterator[Torchvision]:
 @contextmanager
 def as_in_training(folder: Path, cache: Path) -> Iterator[Deepcnn]:
     """Deepcnn's side in a process set up as for training, with a folder for what it keeps."""
+    os.environ["DEEPCNN_CACHE"] = str(cache)
     Policy("cpu", "fp32", "contiguous", available_threads()).apply()
     yield Deepcnn(folder, cache)
 
@@ -163,7 +172,6 @@ def batches(images: ImageSet, preprocess: Preprocess, epoch: int) -> Iterator[Ba
 def first_batch(folder: Path, cache: Path) -> None:
     """Load a folder of pictures as a run does and make the first batch."""
     with as_in_training(folder, cache):
-        os.environ["DEEPCNN_CACHE"] = str(cache)
         splits = load_splits(Data(name=str(folder)), seed=0)
         next(batches(splits.train, splits.preprocess, 0))
 
@@ -215,7 +223,8 @@ def measure(folder: Path, cache: Path, rounds: int) -> dict[str, Any]:
             "second epoch": partial(ours.ask, "second"),
             "decoding alone": partial(ours.ask, "decode"),
         }
-        seconds = common.alternate(turns, rounds)
+        before = {"first epoch": partial(ours.ask, "forget")}
+        seconds = common.alternate(turns, rounds, before)
         facts = {"start_method": theirs.ask("start_method"), **ours.ask("facts")}
     ratio = {name: common.compared(seconds["torchvision"], seconds[name]) for name in TARGETS}
     return {
