@@ -418,7 +418,7 @@ def test_a_run_on_photos_continues_bit_for_bit(
 def test_kept_or_not_it_is_the_same_run(
     toy: Path, twin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("deepcnn.data.scan.room", lambda _: 0)
+    monkeypatch.setattr("deepcnn.data.kept.room", lambda _: 0)
     monkeypatch.setattr("deepcnn.data.loader.available_threads", lambda: 5)
     train_here(settings_of(toy), tmp_path / "run")
     assert digest(tmp_path / "run") == digest(twin)

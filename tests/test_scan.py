@@ -21,9 +21,11 @@ import pytest
 from PIL import Image
 
 from deepcnn import interrupt
+from deepcnn.data import kept
 from deepcnn.data import scan as module
+from deepcnn.data.kept import FACTS, LOOKS, PIXELS
 from deepcnn.data.photos import Photos, Scan, Spots, whole_files
-from deepcnn.data.scan import FACTS, LEAVING, LOOKS, PIXELS, scan
+from deepcnn.data.scan import LEAVING, scan
 from deepcnn.data.threads import in_threads
 from deepcnn.errors import DataError, Interrupted
 from deepcnn.files import STAGING_PREFIX
@@ -147,8 +149,8 @@ def test_kept_pixels_are_those_of_the_files(paths: list[Path], cache: Path) -> N
     found, _ = look(paths, cache)
     assert found.kept.pixels is not None
     rows = good(found)
-    for row, kept in zip(rows, pixels(found), strict=True):
-        np.testing.assert_array_equal(kept, by_pillow(paths[row].read_bytes()))
+    for row, picture in zip(rows, pixels(found), strict=True):
+        np.testing.assert_array_equal(picture, by_pillow(paths[row].read_bytes()))
     assert len(found.kept.pixels) == 3 * found.sizes.prod(axis=1).sum()
 
 
@@ -225,13 +227,33 @@ def test_where_pictures_lie_in_a_file_decides_the_pixels(tmp_path: Path, cache: 
 
 
 @pytest.mark.parametrize("threads", [1, 8])
-def test_threads_do_not_matter(threads: int, paths: list[Path], cache: Path) -> None:
+def test_threads_do_not_matter(
+    threads: int, paths: list[Path], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SMALL", 0)
     one, _ = look(paths, cache / "2")
     other, _ = look(paths, cache / str(threads), threads)
     assert same(one, other)
     sizes = [path.stat().st_size for path in cache.glob(f"*/*/{PIXELS}")]
     assert len(sizes) == 2
     assert len(set(sizes)) == 1
+
+
+def test_small_pictures_are_looked_at_in_one_thread(
+    paths: list[Path], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[int] = []
+
+    def note(*arguments: Any, **options: Any) -> Iterator[list[Any]]:
+        used.append(arguments[2])
+        return in_threads(*arguments, **options)
+
+    monkeypatch.setattr(module, "in_threads", note)
+    mean = sum(path.stat().st_size for path in paths) / NUMBER
+    for small in (mean - 1, mean + 1):
+        monkeypatch.setattr(module, "SMALL", small)
+        look(paths, cache / str(small), threads=3)
+    assert used == [3, 1]
 
 
 def kept_nowhere(paths: list[Path], cache: Path, reason: str) -> None:
@@ -250,9 +272,7 @@ def kept_nowhere(paths: list[Path], cache: Path, reason: str) -> None:
 
 
 def test_no_room(paths: list[Path], cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        module, "room", lambda folder: 20_000 if folder.parts[-2] == "here" else 1e9
-    )
+    monkeypatch.setattr(kept, "room", lambda folder: 20_000 if folder.parts[-2] == "here" else 1e9)
     kept_nowhere(paths, cache, "0.0 GB are free for it")
 
 
@@ -326,7 +346,7 @@ def test_nobody_waits_for_the_disk(
 def test_a_disk_that_is_full_and_fails_is_said_once(
     paths: list[Path], cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "room", lambda _: 0)
+    monkeypatch.setattr(kept, "room", lambda _: 0)
     failing(monkeypatch, PIXELS)
     found, said = look(paths, cache)
     assert (found.kept.pixels, len(said)) == (None, 1)
@@ -353,17 +373,17 @@ def test_what_will_not_fit_is_given_up_early(
     found, _ = look(paths, cache / "elsewhere")
     assert found.kept.pixels is not None
     half = len(found.kept.pixels) // 2
-    monkeypatch.setattr(module, "room", lambda _: half)
-    monkeypatch.setattr(module, "PROBE", 5)
+    monkeypatch.setattr(kept, "room", lambda _: half)
+    monkeypatch.setattr(kept, "PROBE", 5)
     written: list[int] = []
-    add = module._Store.add
+    add = kept.Store.add
 
     def note(store: Any, picture: Any) -> int:
         start: int = add(store, picture)
         written.append(store.added * store.is_kept)
         return start
 
-    monkeypatch.setattr(module._Store, "add", note)
+    monkeypatch.setattr(kept.Store, "add", note)
     assert look(paths, cache / "here")[0].kept.pixels is None
     assert max(written) < 5
 
@@ -373,7 +393,7 @@ def test_room_is_half_of_what_is_free(tmp_path: Path, monkeypatch: pytest.Monkey
     for free, expected in ((1_000, 500), (10 * memory, memory // 2)):
         usage = mock.Mock(return_value=mock.Mock(free=free))
         monkeypatch.setattr(shutil, "disk_usage", usage)
-        assert module.room(tmp_path) == expected
+        assert kept.room(tmp_path) == expected
 
 
 def test_a_cache_that_cannot_be_written(paths: list[Path], cache: Path, temporary: Path) -> None:
@@ -381,8 +401,8 @@ def test_a_cache_that_cannot_be_written(paths: list[Path], cache: Path, temporar
     for _ in range(2):
         found, said = look(paths, cache)
         assert found.kept.pixels is not None
-        for row, kept in zip(good(found), pixels(found), strict=True):
-            np.testing.assert_array_equal(kept, by_pillow(paths[row].read_bytes()))
+        for row, picture in zip(good(found), pixels(found), strict=True):
+            np.testing.assert_array_equal(picture, by_pillow(paths[row].read_bytes()))
         assert len(said) == 1
         assert said[0].startswith(f"decoded pictures are kept for this run only: {cache}: ")
         assert not list(temporary.iterdir())
@@ -465,8 +485,8 @@ def test_pixels_outlive_their_file(paths: list[Path], cache: Path) -> None:
     for number in range(1, LOOKS + 1):
         os.utime(paths[0], (number, number))
         look(paths, cache)
-    for row, kept in zip(good(found), pixels(found), strict=True):
-        np.testing.assert_array_equal(kept, by_pillow(paths[row].read_bytes()))
+    for row, picture in zip(good(found), pixels(found), strict=True):
+        np.testing.assert_array_equal(picture, by_pillow(paths[row].read_bytes()))
 
 
 @pytest.mark.parametrize("moment", ["while looking", "when leaving"])
@@ -474,9 +494,12 @@ def test_another_process_is_faster(
     moment: str, paths: list[Path], cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whether the other one has been through before this one's files are written, or after."""
-    name = {"while looking": "_all_seen", "when leaving": "write_synced"}[moment]
+    where, name = {
+        "while looking": (module, "_all_seen"),
+        "when leaving": (kept, "write_synced"),
+    }[moment]
     others: list[Scan] = []
-    at_call(module, name, 1, lambda: others.append(look(paths, cache)[0]), monkeypatch.setattr)
+    at_call(where, name, 1, lambda: others.append(look(paths, cache)[0]), monkeypatch.setattr)
     found, said = look(paths, cache)
     assert not said
     assert same(found, others[0])

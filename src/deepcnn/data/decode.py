@@ -1,6 +1,8 @@
 """One picture file as pixels: any format and size, decided by content, never by name."""
 
 import io
+import os
+import stat
 import warnings
 from pathlib import Path
 from threading import Lock
@@ -24,6 +26,9 @@ LIMITS = f"at most {PIXEL_LIMIT:,} are read, and sides of {SIDE_LIMIT:,}"
 JPEGS = ("JPEG", "MPO")  # MPO: what many phones write, a JPEG followed by others
 PILLOW, FILTERING = "PIL", Lock()  # of the list of warnings to ignore
 BYTES_LIMIT = 512_000_000  # of a file
+START_OF_IMAGE = b"\xff\xd8\xff"  # of every JPEG
+TURNING = (b"Exif", b"http://ns.adobe.com/xap")  # what begins the data that may ask to turn it
+JPEG_MODES = {"Gray": "L", "YCbCr": "RGB", "RGB": "RGB"}  # colours as simplejpeg and Pillow say
 START_OF_SCAN = b"\xff\xda"  # a progressive JPEG paints all its pixels once for each of these
 SCANNED_LIMIT = 16 * PIXEL_LIMIT  # pixels times scans: some ten seconds
 EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
@@ -36,14 +41,18 @@ def decode(path: Path, channels: int, least: int = 0) -> Tensor:
     return decode_bytes(read_bytes(path), path, channels, least)
 
 
-def read_bytes(path: Path) -> bytes:
+def read_bytes(path: str | Path) -> bytes:
     """The content of a regular file of a size that a picture can have; ImageError if it is none."""
     try:
-        if path.exists() and not path.is_file():
+        status = os.stat(path)  # noqa: PTH116
+        if not stat.S_ISREG(status.st_mode):  # reading from a pipe would wait for ever
             raise ImageError(f"{path} is not a file; expected a picture")
-        if (size := path.stat().st_size) > BYTES_LIMIT:
-            raise ImageError(f"{path} has {size:,} bytes, expected at most {BYTES_LIMIT:,}")
-        return path.read_bytes()
+        if status.st_size > BYTES_LIMIT:
+            raise ImageError(
+                f"{path} has {status.st_size:,} bytes, expected at most {BYTES_LIMIT:,}"
+            )
+        with open(path, "rb", buffering=0) as file:  # noqa: PTH123
+            return file.read()
     except (OSError, ValueError) as error:
         raise ImageError(f"{path} cannot be read: {_reason(error)}") from error
 
@@ -86,6 +95,8 @@ def _read(content: bytes, where: object, channels: int, least: int) -> Tensor:
     from PIL import Image
 
     mode = "L" if channels == 1 else "RGB"
+    if (pixels := _plain_jpeg(content, mode, least)) is not None:
+        return torch.from_numpy(pixels).permute(2, 0, 1)
     with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
         _require_measure(picture, content, where)
         factor = _reduction(min(picture.size), least)
@@ -102,16 +113,42 @@ def _read(content: bytes, where: object, channels: int, least: int) -> Tensor:
     return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1)
 
 
+def _plain_jpeg(content: bytes, mode: str, least: int) -> NDArray[np.uint8] | None:
+    """A JPEG that needs nothing but decoding, H W C; None for Pillow to look closer.
+
+    Pillow reads the headers in Python, which takes longer than decoding a small picture.
+    """
+    import simplejpeg
+
+    if not content.startswith(START_OF_IMAGE) or any(word in content for word in TURNING):
+        return None
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
+    except ValueError:
+        return None
+    is_whole = JPEG_MODES.get(colours) == mode and _reduction(min(height, width), least) == 1
+    if not is_whole or _is_too_large(width, height) or _is_painted_often(content, width * height):
+        return None
+    return _decode_jpeg(content, mode)
+
+
 def _require_measure(picture: "Image", content: bytes, where: object) -> None:
     """Refuse what would fill the memory or take very long, before anything is decoded."""
     width, height = picture.size
-    if width * height > PIXEL_LIMIT or max(width, height) > SIDE_LIMIT:
+    if _is_too_large(width, height):
         raise ImageError(f"{where} has {width} x {height} pixels; {LIMITS}: reduce it")
-    most = SCANNED_LIMIT // (width * height)  # scans
-    if picture.format not in JPEGS or content.count(START_OF_SCAN[1:]) <= most:
-        return  # counting the one byte is faster, and enough for nearly all
-    if content.count(START_OF_SCAN) > most:
+    if picture.format in JPEGS and _is_painted_often(content, width * height):
         raise ImageError(f"{where} paints its {width} x {height} pixels too often: save it anew")
+
+
+def _is_too_large(width: int, height: int) -> bool:
+    return width * height > PIXEL_LIMIT or max(width, height) > SIDE_LIMIT
+
+
+def _is_painted_often(content: bytes, pixels: int) -> bool:
+    most = SCANNED_LIMIT // pixels  # scans
+    # Counting the one byte is faster, and enough for nearly all.
+    return content.count(START_OF_SCAN[1:]) > most and content.count(START_OF_SCAN) > most
 
 
 def _reduction(side: int, least: int) -> int:

@@ -5,7 +5,6 @@ N pictures of M that were listed together; C channels, H rows, W columns.
 """
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -48,7 +47,7 @@ class Spots:
 
         path, size = self.files[self.file[row]], self.size[row]
         if size == WHOLE_FILE:
-            return read_bytes(Path(path))
+            return read_bytes(path)
         try:
             with open(path, "rb") as file:  # noqa: PTH123
                 file.seek(self.offset[row])
