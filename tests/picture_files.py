@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from deepcnn.data.photos import Photos, whole_files
+from deepcnn.data.photos import Decoding, Photos, whole_files
 from deepcnn.data.scan import scan
 
 Pixels = NDArray[np.uint8]
@@ -71,5 +71,5 @@ def write_classes(folder: Path, counts: Mapping[str, int]) -> Path:
 def looked_at(paths: Sequence[Path], cache: Path, least: int = 0, threads: int = 2) -> Photos:
     """All of the pictures."""
     spots = whole_files(tuple(map(str, paths)))
-    found = scan(spots, 3, least, cache, threads, print)
+    found = scan(spots, Decoding(3, least), cache, threads, print)
     return Photos(found, np.arange(len(paths)))

@@ -60,7 +60,7 @@ EDGES: dict[str, tuple[list[float], list[float]]] = {
     "hardware.threads": ([0, 4_096], [-1, 4_097]),
 }
 CHOICES = {
-    "data.on_bad": {"stop", "skip"},
+    "data.on_bad": {"stop", "skip", "read"},
     "data.geometry": {"crop", "squash", "letterbox"},
     "data.interpolation": {"bilinear", "bicubic"},
     "train.keep": {"last", "best"},

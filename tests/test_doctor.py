@@ -32,7 +32,7 @@ from deepcnn.data.duplicates import (
 from deepcnn.data.findings import KINDS, Finding, Report, as_dict
 from deepcnn.data.folder import Listing, list_csv, list_folder
 from deepcnn.data.images import ImageSet
-from deepcnn.data.photos import Kept, Photos, Spots, whole_files
+from deepcnn.data.photos import Decoding, Kept, Photos, Spots, whole_files
 from deepcnn.data.scan import scan
 
 ROOT = Path(__file__).parents[1]
@@ -103,7 +103,7 @@ def good_folder(root: Path, number: int = 12) -> Path:
 def read(listing: Listing, cache: Path, least: int = 0) -> dict[str, ImageSet]:
     """The good pictures of a listing, by split."""
     paths = tuple(str(listing.root / path) for path in listing.paths)
-    seen = scan(whole_files(paths), 3, least, cache, 2, print)
+    seen = scan(whole_files(paths), Decoding(3, least), cache, 2, print)
     good = np.array([row not in seen.problems for row in range(len(paths))])
     splits = np.array([split or "train" for split in listing.splits])
     sets = {}
@@ -559,7 +559,7 @@ def test_pictures_within_other_files_are_looked_at(good: Path, tmp_path: Path) -
     shard.write_bytes(b"head" + b"".join(contents))
     sizes = np.array([len(content) for content in contents], np.int64)
     spots = Spots((str(shard),), np.zeros(25, np.int32), 4 + np.cumsum(sizes) - sizes, sizes)
-    seen = scan(spots, 3, 0, tmp_path / "cache", 2, print)
+    seen = scan(spots, Decoding(3), tmp_path / "cache", 2, print)
     photos = Photos(seen, np.arange(25))
     sets = {"train": ImageSet("shards", photos, np.arange(25) % 2, ("a", "b"))}
     assert found(check(sets, threads=2)) == {"rotated": [[("train", 24)]]}

@@ -20,7 +20,7 @@ from PIL import Image, ImageFile, ImageOps
 
 from deepcnn.data import decode
 from deepcnn.data.decode import BYTES_LIMIT, START_OF_SCAN, decode_bytes
-from deepcnn.data.photos import Kept, Photos, Spots
+from deepcnn.data.photos import Decoding, Kept, Photos, Spots
 from deepcnn.data.scan import scan
 from deepcnn.errors import ImageError
 from picture_files import Pixels, blocks, by_pillow, encoded, looked_at, write_pictures
@@ -305,7 +305,7 @@ def test_pictures_within_files(bundled: tuple[Spots, list[bytes]], tmp_path: Pat
     spots, contents = bundled
     assert [spots.read(row) for row in range(len(spots))] == contents
     assert spots.name(3) == f"{tmp_path / 'b.bin'} at byte {spots.offset[3]}"
-    found = scan(spots, 3, 0, tmp_path / "cache", 2, print)
+    found = scan(spots, Decoding(3), tmp_path / "cache", 2, print)
     for each in (found, replace(found, kept=Kept(None))):
         photos = Photos(each, np.arange(NUMBER))
         for k, content in enumerate(contents):

@@ -253,6 +253,25 @@ def test_bad_pictures_are_left_out(folder: Path) -> None:
         ]
 
 
+def test_pictures_that_end_too_early_are_read_if_asked_for(folder: Path) -> None:
+    cut = sorted((folder / "dog").iterdir())[-1]
+    cut.write_bytes(encoded(blocks(60, 50), "JPEG")[:1_000])
+    with pytest.raises(DataError, match=r"data\.on_bad skip; --data\.on_bad read takes what there"):
+        load(folder)
+    sets, said = load(folder, on_bad="read")
+    assert said == [
+        f"1 of {TOTAL} pictures end too early and are read as far as they go: {cut} cannot be "
+        "read: image file is truncated (33 bytes not processed)"
+    ]
+    assert str(cut) in {name for images in sets.values() for name in names(images)}
+    (bad,) = spoil(folder, 1, "cat")
+    with pytest.raises(
+        DataError, match=rf"1 of {TOTAL} pictures cannot be used: .* --data\.on_bad skip$"
+    ):
+        load(folder, on_bad="read")
+    assert bad
+
+
 def test_bad_pictures_do_not_move_others(folder: Path) -> None:
     """A picture that goes bad leaves every other one in its part."""
     before, _ = load(folder)
@@ -378,7 +397,7 @@ def test_a_large_jpeg_is_kept_as_small_as_is_needed(folder: Path) -> None:
 def test_the_same_folder_is_looked_at_once(folder: Path, own_cache: Path) -> None:
     with mock.patch("deepcnn.data.pictures.scan", wraps=scan) as scans:
         first, second = load_splits(Data(name=str(folder)), 0), load(folder / ".." / "own")[0]
-    (cache,) = {call.args[3] for call in scans.call_args_list}
+    (cache,) = {call.args[2] for call in scans.call_args_list}
     assert cache.parent == own_cache / "pictures"
     assert first.train.fingerprint() == second["train"].fingerprint()
     assert load_part(str(folder), "test", "").fingerprint() == first.test.fingerprint()
@@ -430,18 +449,17 @@ def test_chance_matters_in_these_runs(toy: Path, twin: Path, tmp_path: Path) -> 
         assert digest(tmp_path / name)["last weights"] != digest(twin)["last weights"]
 
 
-def test_a_changed_picture_is_no_basis_to_continue(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("part", ["train", "validation", "test"])
+def test_a_changed_picture_is_no_basis_to_continue(part: str, folder: Path, tmp_path: Path) -> None:
     settings = settings_of(folder) | {"train.checkpoint_seconds": 0}
     train_here(settings, tmp_path / "twin")
     run = tmp_path / "run"
     stop_early(settings, run, 5)
     found = Data(name=str(folder), validation=12, test=12)
-    path = Path(names(load_parts(found, 0, print)["train"])[7])
+    path = Path(names(load_parts(found, 0, print)[part])[7])
     content = path.read_bytes()
     path.write_bytes(encoded(255 - by_pillow(content)))
-    with pytest.raises(
-        RunError, match=r"other conditions \(training images: \w{12} then, \w{12} n"
-    ):
+    with pytest.raises(RunError, match=r"other conditions \(images: \w{12} then, \w{12} now"):
         train_here(settings, run)
     path.write_bytes(content)
     train_here(settings, run)

@@ -12,19 +12,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from deepcnn import interrupt
 from deepcnn.data import kept
 from deepcnn.data import scan as module
 from deepcnn.data.kept import FACTS, LOOKS, PIXELS
-from deepcnn.data.photos import Photos, Scan, Spots, whole_files
+from deepcnn.data.photos import Decoding, Kept, Photos, Scan, Spots, whole_files
 from deepcnn.data.scan import LEAVING, scan
 from deepcnn.data.threads import in_threads
 from deepcnn.errors import DataError, Interrupted
@@ -37,12 +38,12 @@ BAD = {3: b"", 8: b"no picture", 12: encoded(blocks(30, 30))[:200]}
 PROGRAM = """
 import hashlib, sys
 from pathlib import Path
-from deepcnn.data.photos import whole_files
+from deepcnn.data.photos import Decoding, whole_files
 from deepcnn.data.scan import scan
 cache, *paths = sys.argv[1:]
 print("ready", flush=True)
 for line in sys.stdin:
-    found = scan(whole_files(tuple(paths)), 3, int(line), Path(cache), 1, sys.exit)
+    found = scan(whole_files(tuple(paths)), Decoding(3, int(line)), Path(cache), 1, sys.exit)
     print(hashlib.sha256(found.kept.pixels).hexdigest(), flush=True)
 """
 
@@ -76,7 +77,7 @@ def look(
     """What was found, and what was said."""
     said: list[str] = []
     spots = whole_files(tuple(map(str, paths)))
-    found = scan(spots, 3, least, cache, threads, said.append)
+    found = scan(spots, Decoding(3, least), cache, threads, said.append)
     wait_for_the_disk()
     return found, said
 
@@ -154,6 +155,56 @@ def test_kept_pixels_are_those_of_the_files(paths: list[Path], cache: Path) -> N
     assert len(found.kept.pixels) == 3 * found.sizes.prod(axis=1).sum()
 
 
+def by_forgiving_pillow(content: bytes, monkeypatch: pytest.MonkeyPatch) -> Any:
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+        return by_pillow(content)
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_pictures_that_end_too_early_count_if_asked_for(
+    threads: int, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SMALL", 0)
+    paths = write_pictures(tmp_path / "pictures", NUMBER)
+    whole = {row: encoded(blocks(90, 70, row), kind) for row, kind in ((2, "JPEG"), (9, "PNG"))}
+    for row, content in whole.items():
+        paths[row].write_bytes(content[: len(content) * 2 // 3])
+    paths[5].write_bytes(b"no picture")
+    spots = whole_files(tuple(map(str, paths)))
+    strict = scan(spots, Decoding(3), cache, threads, pytest.fail)
+    assert sorted(strict.problems) == [2, 5, 9]
+    for _ in range(2):
+        found = scan(spots, Decoding(3, takes_cut=True), cache, threads, pytest.fail)
+        assert sorted(found.problems) == [5]
+        assert sorted(found.cut) == [2, 9]
+        for source in (found, replace(found, kept=Kept(None))):
+            photos = Photos(source, np.array([2, 9]))
+            for k, row in enumerate(whole):
+                picture = photos.pixels(k).permute(1, 2, 0).numpy()
+                expected = by_forgiving_pillow(paths[row].read_bytes(), monkeypatch)
+                np.testing.assert_array_equal(picture, expected)
+                np.testing.assert_array_equal(picture[:32], by_pillow(whole[row])[:32])
+        wait_for_the_disk()
+    assert not ImageFile.LOAD_TRUNCATED_IMAGES
+    for row, problem in found.cut.items():
+        assert str(paths[row]) in problem
+        assert "truncated" in problem
+
+
+def test_a_picture_that_takes_too_long_is_bad(
+    paths: list[Path], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(0, 100_000, 7))
+    monkeypatch.setattr(time, "thread_time", lambda: next(clock))
+    monkeypatch.setattr(module, "TIME_LIMIT", 7)
+    assert set(look(paths, cache / "enough", threads=1)[0].problems) == set(BAD)
+    monkeypatch.setattr(module, "TIME_LIMIT", 6)
+    found, _ = look(paths, cache / "less", threads=1)
+    assert len(found.problems) == NUMBER
+    assert found.problems[0] == f"{paths[0]} takes 7 s to decode, expected at most 6: save it anew"
+
+
 def test_a_missing_file_is_said(paths: list[Path], cache: Path) -> None:
     paths[4].unlink()
     with pytest.raises(DataError, match=r"04\.png: No such file or directory; it was there a mom"):
@@ -211,7 +262,7 @@ def test_what_decides_the_pixels_is_looked_at_anew(paths: list[Path], cache: Pat
     whole, _ = look(paths, cache)
     assert [found.sizes[0].tolist() for found in (whole, small)] == [[23, 31], [6, 8]]
     spots = whole_files(tuple(map(str, paths)))
-    grey = scan(spots, 1, 0, cache, 1, print)
+    grey = scan(spots, Decoding(1), cache, 1, print)
     assert pixels(grey)[0].shape[2] == 1
 
 
@@ -222,7 +273,9 @@ def test_where_pictures_lie_in_a_file_decides_the_pixels(tmp_path: Path, cache: 
     for order in ([0, 1], [1, 0], [0, 0]):
         offsets, lengths = length * np.array(order), np.full(2, length)
         spots = Spots((str(tmp_path / "both"),), np.zeros(2, np.int32), offsets, lengths)
-        for k, picture in zip(order, pixels(scan(spots, 3, 0, cache, 1, print)), strict=True):
+        for k, picture in zip(
+            order, pixels(scan(spots, Decoding(3), cache, 1, print)), strict=True
+        ):
             np.testing.assert_array_equal(picture, blocks(10, 20, k))
 
 
@@ -332,7 +385,7 @@ def test_nobody_waits_for_the_disk(
 
     monkeypatch.setattr(os, "fsync", slow)
     spots = whole_files(tuple(map(str, paths)))
-    found = scan(spots, 3, 0, cache / "here", 2, pytest.fail)
+    found = scan(spots, Decoding(3), cache / "here", 2, pytest.fail)
     assert found.kept.pixels is not None
     assert same(found, expected)
     assert [path.name[:5] for path in (cache / "here").iterdir()] == [STAGING_PREFIX]

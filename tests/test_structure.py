@@ -33,7 +33,7 @@ LEVELS = (
     ("data.catalog", "data.classes", "data.duplicates", "data.show", "data.tar"),
     ("data.appearance", "data.findings"),
     ("data.doctor_report", "data.symptoms"),
-    ("data.doctor",),
+    ("data.doctor", "data.glance"),
     ("data.shards", "predict"),
     ("data.loader", "data.pictures"),
     ("data.splits", "probe"),

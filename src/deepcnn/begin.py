@@ -12,6 +12,7 @@ from deepcnn import checkpoint, interrupt, models, probe, runlog
 from deepcnn.checkpoint import TrainState
 from deepcnn.config import Config
 from deepcnn.data.augment import check
+from deepcnn.data.glance import glance
 from deepcnn.data.loader import order, source
 from deepcnn.data.splits import Splits, load_splits
 from deepcnn.device import Policy, choose_policy, find_device, machine, mix
@@ -46,14 +47,16 @@ def begin(config: Config, folder: Path, cache: Path, accept_change: bool) -> Run
     _check_fit(config, splits)
     _check_transfer(config, splits)
     interrupt.check()
-    fingerprint = splits.train.fingerprint()
+    fingerprint = splits.fingerprint()
     if begun:
         policy, then, fingerprint_then = runlog.recorded_conditions(folder)
         policy, origin = policy.under(config.hardware), "recorded"
-        then |= {"training images": fingerprint_then[:12]}
-        now = {**machine(policy.device), "training images": fingerprint[:12]}
+        then |= {"images": fingerprint_then[:12]}
+        now = {**machine(policy.device), "images": fingerprint[:12]}
         changes += _changed_conditions(folder, then, now, accept_change)
     else:
+        for line in glance(splits.parts(), config.data.name):
+            display.say(line)
         _check_weights(config, splits)
         policy, origin = _choose_policy(config, splits, cache, display)
     policy.apply()

@@ -27,7 +27,9 @@ class Data(Section):
         "", "what is held out together: expression found in the path, or CSV column"
     )
     on_bad: str = setting(
-        "stop", "what to do about pictures that cannot be read", choices=("stop", "skip")
+        "stop",
+        "bad pictures: stop, skip them, or read those that end too early as far as they go",
+        choices=("stop", "skip", "read"),
     )
     size: int = setting(
         0,

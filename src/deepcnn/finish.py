@@ -29,7 +29,7 @@ def finish(run: Run) -> dict[str, Any]:
         "seconds": state.seconds,
         "config": asdict(config),
         "policy": asdict(run.policy),
-        "data_fingerprint": splits.train.fingerprint(),
+        "data_fingerprint": splits.fingerprint(),
     }
     run.record(event="result", step=state.step, **measured)
     picture = run.folder / "learning-curve.png"

@@ -4,6 +4,8 @@ import io
 import os
 import stat
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -25,6 +27,8 @@ SIDE_LIMIT = 65_535  # of JPEG; the weights that resize a longer side would fill
 LIMITS = f"at most {PIXEL_LIMIT:,} are read, and sides of {SIDE_LIMIT:,}"
 JPEGS = ("JPEG", "MPO")  # MPO: what many phones write, a JPEG followed by others
 PILLOW, FILTERING = "PIL", Lock()  # of the list of warnings to ignore
+FORGIVING = Lock()
+CUT = "truncated"  # what Pillow says of a picture that ends too early
 BYTES_LIMIT = 512_000_000  # of a file
 START_OF_IMAGE = b"\xff\xd8\xff"  # of every JPEG
 TURNING = (b"Exif", b"http://ns.adobe.com/xap")  # what begins the data that may ask to turn it
@@ -57,19 +61,23 @@ def read_bytes(path: str | Path) -> bytes:
         raise ImageError(f"{path} cannot be read: {_reason(error)}") from error
 
 
-def decode_bytes(content: bytes, where: object, channels: int, least: int = 0) -> Tensor:
+def decode_bytes(
+    content: bytes, where: object, channels: int, least: int = 0, is_cut: bool = False
+) -> Tensor:
     """The picture as uint8 C H W (in memory H W C), grey for one channel, RGB for three.
 
     Turned upright as its EXIF data says, transparent parts on white, 16-bit grey scaled to 8 bits,
     the first frame of an animation. A picture whose shorter side stays at least `least` (0: never)
     at a half, a quarter or an eighth of its size comes at that size: a JPEG is decoded so, which
-    takes less time. `where` names the picture in messages. Raises ImageError.
+    takes less time. Of a picture that ends too early there is the part before, if `is_cut`.
+    `where` names the picture in messages. Raises ImageError.
     """
     from PIL import Image, UnidentifiedImageError
 
     _ignore_warnings()
     try:
-        return _read(content, where, channels, least)
+        with _forgiving() if is_cut else nullcontext():
+            return _read(content, where, channels, least)
     except ImageError:
         raise
     except UnidentifiedImageError:
@@ -78,6 +86,19 @@ def decode_bytes(content: bytes, where: object, channels: int, least: int = 0) -
         raise ImageError(f"{where} has too many pixels; {LIMITS}: reduce it") from None
     except Exception as error:  # a damaged file makes the readers raise almost anything
         raise ImageError(f"{where} cannot be read: {_reason(error)}") from error
+
+
+@contextmanager
+def _forgiving() -> Iterator[None]:
+    """Have Pillow take what there is of a picture; it has one setting, for all threads."""
+    from PIL import ImageFile
+
+    with FORGIVING:
+        ImageFile.LOAD_TRUNCATED_IMAGES = True
+        try:
+            yield
+        finally:
+            ImageFile.LOAD_TRUNCATED_IMAGES = False
 
 
 def _ignore_warnings() -> None:

@@ -24,7 +24,7 @@ from deepcnn.data.photos import Kept, Spots
 from deepcnn.errors import DataError
 from deepcnn.files import STAGING_PREFIX, remove_folder, write_synced
 
-FORMAT = 2  # of the files below; raised when what is written there changes
+FORMAT = 3  # of the files below; raised when what is written there changes
 PROBE = 512  # pictures after which the room that all will take is known well enough
 LOOKS = 2  # that are kept of one data set
 ABANDONED = 86_400  # seconds after which whoever began a look has been killed
@@ -42,6 +42,7 @@ class Facts(NamedTuple):
     sizes: NDArray[np.int32]
     starts: NDArray[np.int64]
     problems: dict[int, str]
+    cut: dict[int, str]
     is_kept: bool
 
 
@@ -147,13 +148,12 @@ def _synced(facts: Facts, kept: Kept, path: Path, say: Say) -> Facts:
 def _packed(facts: Facts) -> bytes:
     """The facts as a file, which ends with its own SHA-256."""
     file = io.BytesIO()
-    problems = np.array(json.dumps(facts.problems))
     np.savez(
         file,
         digests=facts.digests,
         sizes=facts.sizes,
         starts=facts.starts,
-        problems=problems,
+        problems=np.array(json.dumps([facts.problems, facts.cut])),
         is_kept=np.array(facts.is_kept),
     )
     return file.getvalue() + hashlib.sha256(file.getvalue()).digest()
@@ -166,9 +166,12 @@ def read_facts(path: Path) -> Facts:
     if hashlib.sha256(content).digest() != digest:
         raise ValueError(f"{path} is damaged")
     with np.load(io.BytesIO(content), allow_pickle=False) as facts:
-        problems = {int(row): text for row, text in json.loads(str(facts["problems"])).items()}
         arrays = (facts["digests"], facts["sizes"], facts["starts"])
-        return Facts(*arrays, problems, bool(facts["is_kept"]))
+        problems, cut = (
+            {int(row): text for row, text in each.items()}
+            for each in json.loads(str(facts["problems"]))
+        )
+        return Facts(*arrays, problems, cut, bool(facts["is_kept"]))
 
 
 def stamp(path: str) -> tuple[int, int]:
@@ -180,10 +183,10 @@ def stamp(path: str) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def key(spots: Spots, stamps: list[tuple[int, int]], channels: int, least: int) -> str:
+def key(spots: Spots, stamps: list[tuple[int, int]], *decoding: object) -> str:
     """A name for exactly these bytes on this disk, and for how they are decoded."""
     decoders = [version(name) for name in ("pillow", "simplejpeg")]
-    digest = hashlib.sha256(repr((FORMAT, channels, least, decoders)).encode())
+    digest = hashlib.sha256(repr((FORMAT, *decoding, decoders)).encode())
     for path, (size, changed) in zip(spots.files, stamps, strict=True):
         digest.update(os.fsencode(path))
         digest.update(f"\0{size} {changed}\n".encode())

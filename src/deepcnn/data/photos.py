@@ -82,6 +82,16 @@ def whole_files(paths: tuple[str, ...]) -> Spots:
     )
 
 
+class Decoding(NamedTuple):
+    """How pictures are decoded: to grey or RGB, for a short side of `least` (see `decode_bytes`),
+    and whether those that end too early count as far as they go.
+    """
+
+    channels: int
+    least: int = 0
+    takes_cut: bool = False
+
+
 @dataclass
 class Kept:
     """The decoded pixels of all pictures, H W C each, one after another in any order; None where
@@ -96,15 +106,16 @@ class Scan:
     """What one look at M pictures found: SHA-256 of their bytes (M 32), and their decoded sizes
     (M 2: H W, 0 where a picture is bad), and all their pixels where these are kept.
 
-    `least` is the short side they were decoded for: see `decode_bytes`.
+    `problems` are of pictures that are bad, `cut` of those that end too early but count as far as
+    they go: row -> what is wrong.
     """
 
     spots: Spots
-    channels: int
-    least: int
+    decoding: Decoding
     digests: NDArray[np.uint8]
     sizes: NDArray[np.int32]
-    problems: dict[int, str]  # row -> what is wrong with the picture
+    problems: dict[int, str]
+    cut: dict[int, str]
     kept: Kept
     starts: NDArray[np.int64]  # M: where each begins there
 
@@ -125,7 +136,7 @@ class Photos:
     @property
     def channels(self) -> int:
         """1 for grey, 3 for RGB; every picture is decoded to that."""
-        return self.scan.channels
+        return self.scan.decoding.channels
 
     @property
     def sizes(self) -> NDArray[np.int32]:
@@ -148,10 +159,11 @@ class Photos:
         from deepcnn.data.decode import decode_bytes
 
         scan, row = self.scan, int(self.rows[position])
+        channels, least, _ = scan.decoding
         height, width = map(int, scan.sizes[row])
         if (kept := scan.kept.pixels) is None:
             content, name = scan.spots.read(row), Where(scan.spots, row)
-            picture = decode_bytes(content, name, scan.channels, scan.least)
+            picture = decode_bytes(content, name, channels, least, row in scan.cut)
             if picture.shape[1:] != (height, width):  # for which windows may have been drawn
                 raise ImageError(
                     f"{name} is another picture than when it was looked at first: put it back, or "
@@ -159,5 +171,5 @@ class Photos:
                 )
             return picture
         start = scan.starts[row]
-        flat = kept[start : start + height * width * scan.channels]
-        return torch.from_numpy(flat.reshape(height, width, scan.channels)).permute(2, 0, 1)
+        flat = kept[start : start + height * width * channels]
+        return torch.from_numpy(flat.reshape(height, width, channels)).permute(2, 0, 1)

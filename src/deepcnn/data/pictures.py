@@ -12,10 +12,11 @@ import torch
 from numpy.typing import NDArray
 
 from deepcnn.config import Data
+from deepcnn.data.decode import CUT
 from deepcnn.data.folder import Listing, list_csv, list_folder
 from deepcnn.data.holdout import held_out
 from deepcnn.data.images import ImageSet
-from deepcnn.data.photos import Photos, Scan, Spots, whole_files
+from deepcnn.data.photos import Decoding, Photos, Scan, Spots, whole_files
 from deepcnn.data.scan import scan
 from deepcnn.data.shards import SPLITS as SHARD_SPLITS
 from deepcnn.data.shards import is_shards, read_index
@@ -170,6 +171,8 @@ def _image_sets(
     used = np.flatnonzero(parts != "").tolist()
     problems = [found.problems[row] for row in used if row in found.problems]
     _deal_with(problems, len(used), data, say)
+    if cut := [found.cut[row] for row in used if row in found.cut]:
+        say(_summary(cut, len(used), "end too early and are read as far as they go"))
     sets = _gathered(listing, parts, found, data.name)
     if empty := [part for part, images in sets.items() if not len(images)]:
         raise DataError(f"{data.name}: no {empty[0]} images are left of those that can be read")
@@ -180,7 +183,8 @@ def _image_sets(
 def _look(listing: Listed, data: Data, least: int, say: Say) -> Scan:
     source = Path(data.name).expanduser().resolve()
     cache = cache_folder() / "pictures" / hashlib.sha256(bytes(source)).hexdigest()[:16]
-    return scan(listing.spots, CHANNELS, least, cache, available_threads(), say)
+    decoding = Decoding(CHANNELS, least, data.on_bad == "read")
+    return scan(listing.spots, decoding, cache, available_threads(), say)
 
 
 def _gathered(
@@ -202,13 +206,19 @@ def _deal_with(problems: list[str], total: int, data: Data, say: Say) -> None:
     """Stop for bad pictures, or name those that are left out."""
     if not problems:
         return
-    more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-    summary = (
-        f"{len(problems)} of {total} pictures cannot be used: {'; '.join(problems[:SHOWN])}{more}"
-    )
-    if data.on_bad == "stop":
-        raise DataError(f"{summary}. Mend or remove them, or leave them out: --data.on_bad skip")
+    summary = _summary(problems, total, "cannot be used")
+    if data.on_bad != "skip":
+        is_cut = data.on_bad == "stop" and any(CUT in problem.lower() for problem in problems)
+        rest = "; --data.on_bad read takes what there is of truncated ones" * is_cut
+        raise DataError(
+            f"{summary}. Mend or remove them, or leave them out: --data.on_bad skip{rest}"
+        )
     say(f"left out: {summary}")
+
+
+def _summary(problems: list[str], total: int, what: str) -> str:
+    more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+    return f"{len(problems)} of {total} pictures {what}: {'; '.join(problems[:SHOWN])}{more}"
 
 
 def _require_all_classes(sets: dict[str, ImageSet], listing: Listed, data: Data) -> None:

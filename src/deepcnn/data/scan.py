@@ -4,6 +4,7 @@ the pixels are kept for later epochs and runs where there is room.
 
 import hashlib
 import shutil
+import time
 from collections.abc import Generator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -11,9 +12,10 @@ from threading import Thread
 from typing import NamedTuple
 
 import numpy as np
+from torch import Tensor
 
 from deepcnn import interrupt
-from deepcnn.data.decode import decode_bytes
+from deepcnn.data.decode import CUT, decode_bytes
 from deepcnn.data.kept import (
     DIGEST_BYTES,
     FACTS,
@@ -28,19 +30,20 @@ from deepcnn.data.kept import (
     stamp,
     storing,
 )
-from deepcnn.data.photos import Kept, Scan, Spots, Where
+from deepcnn.data.photos import Decoding, Kept, Scan, Spots, Where
 from deepcnn.data.threads import in_threads
 from deepcnn.errors import ImageError
 from deepcnn.progress import reported
 
 PORTION = 8  # pictures of one task: with fewer, handing over would cost more than decoding
 SMALL = 4_096  # bytes a picture: below, threads wait for Python more than they gain (measured)
+TIME_LIMIT = 10  # seconds of a processor for one picture; a photo of 24 megapixels takes 0.2
 LEAVING = "bringing pictures to the disk"  # the name of the thread that does
 
 
 class Seen(NamedTuple):
     """What was found of one picture: its height and width and where its pixels begin in the file of
-    all, or the problem.
+    all, or the problem; or both, if the picture counts all the same.
     """
 
     digest: bytes
@@ -49,23 +52,23 @@ class Seen(NamedTuple):
     problem: str = ""
 
 
-def scan(spots: Spots, channels: int, least: int, cache: Path, threads: int, say: Say) -> Scan:
+def scan(spots: Spots, decoding: Decoding, cache: Path, threads: int, say: Say) -> Scan:
     """Look at all pictures, or take what an earlier look at the same files left in folder `cache`.
 
     Files count as the same if path, size and time of change are. `say` is told why pixels are not
     kept, where they are not.
     """
     stamps = [stamp(path) for path in spots.files]
-    folder = cache / key(spots, stamps, channels, least)
+    folder = cache / key(spots, stamps, decoding)
     with suppress(OSError, ValueError):
-        return _found(spots, channels, least, folder, read_facts(folder / FACTS))
+        return _found(spots, decoding, folder, read_facts(folder / FACTS))
     if sum(size for size, _ in stamps) < SMALL * len(spots):
         threads = 1
     staging = new_folder(cache, say)
     try:
-        facts = _look(spots, channels, least, threads, staging, say)
+        facts = _look(spots, decoding, threads, staging, say)
         # What is mapped into memory stays there, whatever becomes of its file.
-        found = _found(spots, channels, least, staging, facts)
+        found = _found(spots, decoding, staging, facts)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
@@ -74,28 +77,26 @@ def scan(spots: Spots, channels: int, least: int, cache: Path, threads: int, say
     return found
 
 
-def _look(spots: Spots, channels: int, least: int, threads: int, folder: Path, say: Say) -> Facts:
+def _look(spots: Spots, decoding: Decoding, threads: int, folder: Path, say: Say) -> Facts:
     """Read and decode every picture; write pixels to `folder` while there is room."""
     number = len(spots)
     digests, sizes = np.zeros((number, DIGEST_BYTES), np.uint8), np.zeros((number, 2), np.int32)
-    starts, problems = np.zeros(number, np.int64), dict[int, str]()
+    starts, problems, cut = np.zeros(number, np.int64), dict[int, str](), dict[int, str]()
     with (
         storing(folder / PIXELS, number, say) as store,
-        closing(_all_seen(spots, channels, least, threads, store)) as all_seen,
+        closing(_all_seen(spots, decoding, threads, store)) as all_seen,
     ):
         for row, seen in enumerate(reported(all_seen, number, "reading pictures")):
             digests[row] = np.frombuffer(seen.digest, np.uint8)
             sizes[row], starts[row] = seen.size, seen.start
             if seen.problem:
-                problems[row] = seen.problem
-    return Facts(digests, sizes, starts, problems, store.is_kept)
+                (cut if any(seen.size) else problems)[row] = seen.problem
+    return Facts(digests, sizes, starts, problems, cut, store.is_kept)
 
 
-def _all_seen(
-    spots: Spots, channels: int, least: int, threads: int, store: Store
-) -> Generator[Seen]:
+def _all_seen(spots: Spots, decoding: Decoding, threads: int, store: Store) -> Generator[Seen]:
     def look(rows: range) -> list[Seen]:
-        return [_see(spots, row, channels, least, store) for row in rows]
+        return [_see(spots, row, decoding, store) for row in rows]
 
     number = len(spots)
     portions = [range(row, min(row + PORTION, number)) for row in range(0, number, PORTION)]
@@ -106,25 +107,43 @@ def _all_seen(
             yield from seen
 
 
-def _see(spots: Spots, row: int, channels: int, least: int, store: Store) -> Seen:
-    content = b""
+def _see(spots: Spots, row: int, decoding: Decoding, store: Store) -> Seen:
+    content, problem = b"", ""
     try:
         content = spots.read(row)
-        pixels = decode_bytes(content, Where(spots, row), channels, least)
+        pixels, problem = _decoded(content, Where(spots, row), decoding)
     except ImageError as error:
         return Seen(hashlib.sha256(content).digest(), problem=str(error))
     height, width = pixels.shape[1:]
-    return Seen(hashlib.sha256(content).digest(), (height, width), store.add(pixels))
+    return Seen(hashlib.sha256(content).digest(), (height, width), store.add(pixels), problem)
 
 
-def _found(spots: Spots, channels: int, least: int, folder: Path, facts: Facts) -> Scan:
+def _decoded(content: bytes, where: Where, decoding: Decoding) -> tuple[Tensor, str]:
+    """The pixels, and what is wrong with them. Raises ImageError if they do not count."""
+    channels, least, takes_cut = decoding
+    problem, began = "", time.thread_time()
+    try:
+        pixels = decode_bytes(content, where, channels, least)
+    except ImageError as error:
+        problem = str(error)
+        if not takes_cut or CUT not in problem.lower():
+            raise
+        pixels = decode_bytes(content, where, channels, least, is_cut=True)
+    if (took := time.thread_time() - began) > TIME_LIMIT:
+        raise ImageError(
+            f"{where} takes {took:.0f} s to decode, expected at most {TIME_LIMIT}: save it anew"
+        )
+    return pixels, problem
+
+
+def _found(spots: Spots, decoding: Decoding, folder: Path, facts: Facts) -> Scan:
     """Put facts and pixels together. Raises OSError or ValueError if these are not all there."""
-    total = channels * int(facts.sizes.prod(axis=1, dtype=np.int64).sum())
+    digests, sizes, starts, problems, cut, is_kept = facts
+    total = decoding.channels * int(sizes.prod(axis=1, dtype=np.int64).sum())
     kept = Kept(None)
-    if facts.is_kept and total:
+    if is_kept and total:
         # Copied on write, of which there is none: tensors cannot be made of what is read-only.
         kept.pixels = np.memmap(folder / PIXELS, np.uint8, "c")
         if len(kept.pixels) != total:
             raise ValueError(f"{folder / PIXELS} has {len(kept.pixels)} bytes, expected {total}")
-    digests, sizes, starts, problems, _ = facts
-    return Scan(spots, channels, least, digests, sizes, problems, kept, starts)
+    return Scan(spots, decoding, digests, sizes, problems, cut, kept, starts)

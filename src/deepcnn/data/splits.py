@@ -1,5 +1,6 @@
 """The images of a run: what it learns from, what it decides by, what it is measured on."""
 
+import hashlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -31,6 +32,16 @@ class Splits:
     validation: ImageSet | None
     test: ImageSet
     preprocess: Preprocess
+
+    def parts(self) -> dict[str, ImageSet]:
+        """The image sets there are, by name: train, validation, test."""
+        parts = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: images for name, images in parts.items() if images}
+
+    def fingerprint(self) -> str:
+        """SHA-256 that is equal when all images, their labels and their division are."""
+        each = {name: images.fingerprint() for name, images in self.parts().items()}
+        return hashlib.sha256(repr(each).encode()).hexdigest()
 
 
 def load_splits(data: Data, seed: int, report: Callable[[str], None] = say) -> Splits:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepcnn.data.appearance import Appearance, Header
+from deepcnn.data.decode import CUT
 from deepcnn.data.duplicates import SIDE, exact_groups, near_groups
 from deepcnn.data.findings import KINDS, SEVERITIES, Finding, Picture
 from deepcnn.data.folder import Listing
@@ -63,7 +64,7 @@ def _bad_files(evidence: Evidence) -> Iterator[Finding]:
     """Pictures that could not be read, when they were listed or now."""
     bad = _left_out(evidence)
     bad += [evidence.picture(row, problem) for row, problem in evidence.looks.problems.items()]
-    cut = ["truncated" in picture.fact.lower() for picture in bad]
+    cut = [CUT in picture.fact.lower() for picture in bad]
     for kind, wanted in (("truncated", True), ("unreadable", False)):
         rows = zip(bad, cut, strict=True)
         yield Finding(kind, tuple((picture,) for picture, is_cut in rows if is_cut == wanted))
