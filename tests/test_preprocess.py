@@ -29,19 +29,48 @@ def random_pixels(seed: int, *shape: int) -> NDArray[np.uint8]:
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
-def by_pillow(pixels: NDArray[np.uint8], size: int, mode: str) -> NDArray[np.float64]:
+def by_pillow(
+    pixels: NDArray[np.uint8], size: int, mode: str, interpolation: str = "bilinear"
+) -> NDArray[np.float64]:
     picture = Image.fromarray(pixels).convert(mode)
-    return np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR), dtype=np.float64)
+    resampling = Image.Resampling[interpolation.upper()]
+    return np.asarray(picture.resize((size, size), resampling), dtype=np.float64)
 
 
 @settings(deadline=None)
-@given(sides, sides, sides, seeds)
-def test_resize_equals_pillow(height: int, width: int, size: int, seed: int) -> None:
+@given(sides, sides, sides, seeds, st.sampled_from(["bilinear", "bicubic"]))
+def test_resize_equals_pillow(
+    height: int, width: int, size: int, seed: int, interpolation: str
+) -> None:
     pixels = random_pixels(seed, height, width)
-    ours = resize(torch.from_numpy(pixels).float()[None, None], size)[0, 0].numpy()
-    # Half a level is lost where Pillow rounds between its two passes, half where it rounds at last.
-    assert np.abs(ours - by_pillow(pixels, size, "L")).max() <= 1.001
-    np.testing.assert_allclose(ours, by_pillow(pixels, size, "F"), rtol=0, atol=1e-3)
+    images = torch.from_numpy(pixels).float()[None, None]
+    ours = resize(images, size, interpolation)[0, 0].numpy()
+    expected = by_pillow(pixels, size, "F", interpolation)
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-3)
+    if interpolation == "bilinear":
+        # Half a level is lost where Pillow rounds between its passes, half where it rounds at last.
+        assert np.abs(ours - by_pillow(pixels, size, "L")).max() <= 1.001
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize(("own", "size", "keep"), [(20, 14, 0.875), (20, 33, 0.8), (9, 9, 0.5)])
+def test_equal_squares_are_cut_to_their_centre(
+    own: int, size: int, keep: float, interpolation: str
+) -> None:
+    images = own_images(random_pixels(4, 3, 1, own, own))
+    data = Data(size=size, keep=keep, interpolation=interpolation, pixels="raw")
+    preprocess = make_preprocess(data, images)
+    assert preprocess.input_size == size
+    side = int(size / keep)
+    for pixels, numbers in zip(
+        images.images, preprocess(torch.from_numpy(images.images)), strict=True
+    ):
+        whole = torch.from_numpy(by_pillow(pixels[0], side, "F", interpolation))
+        expected = v2.functional.center_crop(whole[None], [size, size])
+        torch.testing.assert_close(numbers, expected.float(), rtol=0, atol=1e-3)
+    squashed = make_preprocess(replace(data, geometry="squash"), images)
+    assert squashed(torch.from_numpy(images.images)).shape == (3, 1, size, size)
+    assert squashed.keep == 1
 
 
 def test_resize_of_an_enlarged_fashion_image_equals_pillow() -> None:

@@ -8,6 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -20,7 +21,8 @@ class Preprocess:
 
     Pictures from files go through `frame` first. `geometry` crop: the short side to `size` / `keep`
     and the centre of that; squash: both sides to `size`; letterbox: the long side to `size`, the
-    rest filled with the mean colour; none: sets of equal squares, which need no frame.
+    rest filled with the mean colour; none: sets of equal squares, resized to `size` / `keep` here
+    and cut to their centre.
     """
 
     channels: int
@@ -47,11 +49,19 @@ class Preprocess:
         numbers = images.float()
         if self.size > max(images.shape[-2:]) and not self.pad:
             # The same numbers, computed on fewer pixels: the weights of a resize sum to 1.
-            return resize(self._normalized(numbers), self.size)
-        numbers = resize(numbers, self.size)
+            return self._resized(self._normalized(numbers))
+        numbers = self._resized(numbers)
         if self.pad:
             numbers = F.pad(numbers, (self.pad,) * 4)
         return self._normalized(numbers)
+
+    def _resized(self, numbers: Tensor) -> Tensor:
+        if self.geometry != "none":  # then `frame` has done it
+            return numbers
+        side = self._short_side
+        start = round((side - self.size) / 2)
+        part = slice(start, start + self.size)
+        return resize(numbers, side, self.interpolation)[..., part, part]
 
     def _normalized(self, numbers: Tensor) -> Tensor:
         mean = torch.tensor(self.mean, device=numbers.device)[:, None, None]
@@ -116,25 +126,38 @@ def _central(picture: Tensor) -> Tensor:
     return picture[:, top : top + longest, left : left + longest]
 
 
-def resize(images: Tensor, size: int) -> Tensor:
-    """Resize float N C H W to a square, antialiased triangle filter; equals Pillow's BILINEAR.
+def resize(images: Tensor, size: int, interpolation: str = "bilinear") -> Tensor:
+    """Resize float N C H W to a square, antialiased; equals Pillow's BILINEAR or BICUBIC.
 
     A resize is linear, so it is two matrix products; that is faster than a general interpolation.
     """
     height, width = images.shape[-2:]
     if (height, width) == (size, size):
         return images
-    columns = _resize_matrix(width, size).to(images.device)
-    rows = _resize_matrix(height, size).to(images.device)
+    columns = _resize_matrix(width, size, interpolation).to(images.device)
+    rows = _resize_matrix(height, size, interpolation).to(images.device)
     return rows @ (images @ columns.T)
 
 
 @lru_cache(maxsize=64)
-def _resize_matrix(source: int, target: int) -> Tensor:
-    """Weights (target, source) of a triangle filter, each row summing to 1."""
+def _resize_matrix(source: int, target: int, interpolation: str) -> Tensor:
+    """Weights (target, source) of a filter, each row summing to 1."""
     scale = source / target
-    support = max(scale, 1.0)
     centres = (np.arange(target) + 0.5) * scale
-    distances = np.abs(np.arange(source) + 0.5 - centres[:, None]) / support
-    weights = np.maximum(0.0, 1.0 - distances)
+    distances = np.abs(np.arange(source) + 0.5 - centres[:, None]) / max(scale, 1.0)
+    weights = FILTERS[interpolation](distances)
     return torch.from_numpy(weights / weights.sum(axis=1, keepdims=True)).float()
+
+
+def _triangle(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.maximum(0.0, 1.0 - x)
+
+
+def _cubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Keys 1981, "Cubic convolution interpolation", equation 15 (a = -1/2), of distances."""
+    near = (1.5 * x - 2.5) * x**2 + 1
+    far = ((2.5 - 0.5 * x) * x - 4) * x + 2
+    return np.where(x < 1, near, np.where(x < 2, far, 0.0))
+
+
+FILTERS = {"bilinear": _triangle, "bicubic": _cubic}

@@ -89,7 +89,10 @@ def check_data(name: str, root: str, group: str) -> tuple[Report, dict[str, Imag
 def make_preprocess(data: Data, train: ImageSet) -> Preprocess:
     """Geometry as set; scale as set, from the catalogue's published statistics, or from `train`."""
     channels, none = train.num_channels, ((0.0,) * train.num_channels, (1.0,) * train.num_channels)
-    preprocess = Preprocess(channels, data.size or train.size, data.pad, *none)
+    keep = data.keep if data.geometry == "crop" else 1.0
+    preprocess = Preprocess(
+        channels, data.size or train.size, data.pad, *none, "none", keep, data.interpolation
+    )
     if isinstance(train.images, Photos):
         side, least = pictures.square_side(data, train), pictures.least_side(data)
         preprocess = replace(
