@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.axes import Axes
 from PIL import Image
 
 from deepcnn import progress
@@ -42,7 +43,7 @@ def test_durations(seconds: float, words: str) -> None:
     assert duration(seconds) == words
 
 
-EPOCH = {"event": "epoch", "epoch": 3, "loss": 0.31337, "train_accuracy": 0.875}
+EPOCH = {"event": "epoch", "epoch": 3, "step": 9, "loss": 0.31337, "train_accuracy": 0.875}
 
 
 @pytest.mark.parametrize(
@@ -128,6 +129,17 @@ def test_the_learning_curve_is_drawn(events: list[dict[str, Any]], tmp_path: Pat
         assert picture.size == (1_080, 432)
         assert len(picture.getcolors(maxcolors=100_000)) > 10  # not blank
     assert [each.name for each in tmp_path.iterdir()] == ["curve.png"]
+
+
+@pytest.mark.parametrize(("step", "epoch"), [(0, 0), (9, 3), (15, 3), (18, 4)])
+def test_the_result_stands_at_the_weights_that_were_kept(
+    step: int, epoch: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(Axes, "errorbar", lambda _, *points, **__: drawn.append(points[0]))
+    events = [EPOCH, EPOCH | {"epoch": 4, "step": 18}, RESULT | {"step": step}]
+    learning_curve(events, tmp_path / "curve.png")
+    assert drawn == [[epoch]]
 
 
 def test_the_same_events_give_the_same_picture(tmp_path: Path) -> None:

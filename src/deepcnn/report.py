@@ -59,9 +59,11 @@ def _draw_accuracies(axes: Any, events: Events) -> None:
     if result and epochs:
         low, high = result["test"]["interval"]
         accuracy = result["test"]["accuracy"]
+        # The weights of the result are the last ones or, where the best are kept, earlier ones.
+        epoch = max((e["epoch"] for e in epochs if e["step"] <= result["step"]), default=0)
         axes.errorbar(
-            [epochs[-1]["epoch"]], [accuracy], [[accuracy - low], [high - accuracy]],
-            fmt="s", color="black", capsize=4, label=f"test, at the end: {accuracy:.2%}",
+            [epoch], [accuracy], [[accuracy - low], [high - accuracy]],
+            fmt="s", color="black", capsize=4, label=f"test, weights kept: {accuracy:.2%}",
         )  # fmt: skip
     axes.set(xlabel="epoch", title="Accuracy")
     axes.xaxis.get_major_locator().set_params(integer=True)
