@@ -4,8 +4,6 @@ import io
 import os
 import stat
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -19,6 +17,7 @@ from deepcnn.errors import ImageError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from PIL.ImageFile import ImageFile
 
 # Others either start foreign programs or are no pictures.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
@@ -27,12 +26,13 @@ SIDE_LIMIT = 65_535  # of JPEG; the weights that resize a longer side would fill
 LIMITS = f"at most {PIXEL_LIMIT:,} are read, and sides of {SIDE_LIMIT:,}"
 JPEGS = ("JPEG", "MPO")  # MPO: what many phones write, a JPEG followed by others
 PILLOW, FILTERING = "PIL", Lock()  # of the list of warnings to ignore
-FORGIVING = Lock()
+OBSCURE = ("decoder error", "could not create decoder", "codec configuration")  # of Pillow's words
 CUT = "truncated"  # what Pillow says of a picture that ends too early
 BYTES_LIMIT = 512_000_000  # of a file
 START_OF_IMAGE = b"\xff\xd8\xff"  # of every JPEG
 TURNING = (b"Exif", b"http://ns.adobe.com/xap")  # what begins the data that may ask to turn it
 JPEG_MODES = {"Gray": "L", "YCbCr": "RGB", "RGB": "RGB"}  # colours as simplejpeg and Pillow say
+END_OF_IMAGE = b"\xff\xd9"
 START_OF_SCAN = b"\xff\xda"  # a progressive JPEG paints all its pixels once for each of these
 SCANNED_LIMIT = 16 * PIXEL_LIMIT  # pixels times scans: some ten seconds
 EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
@@ -76,8 +76,7 @@ def decode_bytes(
 
     _ignore_warnings()
     try:
-        with _forgiving() if is_cut else nullcontext():
-            return _read(content, where, channels, least)
+        return _read(content, where, channels, least, is_cut)
     except ImageError:
         raise
     except UnidentifiedImageError:
@@ -86,19 +85,6 @@ def decode_bytes(
         raise ImageError(f"{where} has too many pixels; {LIMITS}: reduce it") from None
     except Exception as error:  # a damaged file makes the readers raise almost anything
         raise ImageError(f"{where} cannot be read: {_reason(error)}") from error
-
-
-@contextmanager
-def _forgiving() -> Iterator[None]:
-    """Have Pillow take what there is of a picture; it has one setting, for all threads."""
-    from PIL import ImageFile
-
-    with FORGIVING:
-        ImageFile.LOAD_TRUNCATED_IMAGES = True
-        try:
-            yield
-        finally:
-            ImageFile.LOAD_TRUNCATED_IMAGES = False
 
 
 def _ignore_warnings() -> None:
@@ -112,10 +98,12 @@ def _ignore_warnings() -> None:
             warnings.filterwarnings("ignore", module=PILLOW)
 
 
-def _read(content: bytes, where: object, channels: int, least: int) -> Tensor:
+def _read(content: bytes, where: object, channels: int, least: int, is_cut: bool) -> Tensor:
     from PIL import Image
 
     mode = "L" if channels == 1 else "RGB"
+    if is_cut and content.startswith(START_OF_IMAGE):
+        content += END_OF_IMAGE  # so that the decoder brings what it has to an end
     if (pixels := _plain_jpeg(content, mode, least)) is not None:
         return torch.from_numpy(pixels).permute(2, 0, 1)
     with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
@@ -128,10 +116,24 @@ def _read(content: bytes, where: object, channels: int, least: int) -> Tensor:
             pixels = _decode_jpeg(content, mode)
             if pixels is not None:
                 return torch.from_numpy(pixels).permute(2, 0, 1)
-        picture.load()
-        whole = _flattened(_upright(picture), where).convert(mode)
-        pixels = np.array(whole.reduce(factor))  # a copy: Pillow's memory is read-only
+        _load(picture, is_cut)
+        whole = _flattened(picture if _is_upright(picture) else _upright(picture), where)
+        # Each step copies the whole picture, so none is taken that changes nothing.
+        whole = whole if whole.mode == mode else whole.convert(mode)
+        pixels = np.array(whole.reduce(factor) if factor > 1 else whole)
     return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1)
+
+
+def _load(picture: "ImageFile", is_cut: bool) -> None:
+    """Decode; what there is of a picture that ends too early stays, if `is_cut`."""
+    try:
+        picture.load()
+    except OSError as error:
+        if not is_cut or CUT not in str(error).lower():
+            raise
+        # Not Pillow's own setting for this, which would count for all threads.
+        picture.tile = []  # nothing more is to come
+        picture.load()
 
 
 def _plain_jpeg(content: bytes, mode: str, least: int) -> NDArray[np.uint8] | None:
@@ -191,7 +193,12 @@ def _decode_jpeg(content: bytes, mode: str) -> NDArray[np.uint8] | None:
 
 def _is_upright(picture: "Image") -> bool:
     """Whether nothing asks to turn the picture; in doubt not, so that `_upright` looks closer."""
-    if not picture.info.keys() & {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}:
+    if picture.format != "TIFF" and not picture.info.keys() & {
+        "exif",
+        "xmp",
+        "XML:com.adobe.xmp",
+        "Raw profile type exif",
+    }:
         return True
     try:
         return bool(picture.getexif().get(ORIENTATION, UPRIGHT) == UPRIGHT)
@@ -229,4 +236,5 @@ def _flattened(picture: "Image", where: object) -> "Image":
 
 
 def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return f"damaged or cut off ({text})" if text.startswith(OBSCURE) else text
