@@ -23,6 +23,7 @@ LEARNING_RATES = {  # 0.001 where none is given
     "vgg16": 1e-4,
     "vgg19": 1e-4,
     "vgg11-slides": 1e-4,
+    **{f"vgg{depth}-bn": 1e-4 for depth in (11, 13, 16, 19)},
 }
 GATE = 12_000_000  # parameters: larger networks are for the soak run
 SIZED = [name for name, landmark in MODELS.items() if landmark.takes_side]
