@@ -49,7 +49,7 @@ COMMANDS = {
     "data list": "",
     "data fetch": "NAME --root",
     "data show": "NAME --out --split --per-class --geometry --augment",
-    "data check": "NAME --html --group --root --json",
+    "data check": "NAME --html --labels --group --root --json",
     "data pack": "SOURCE OUT --shards",
     "finetune": "DATA --model --weights --probe-only --freeze --unfreeze-at --class-weights --seed "
     "--out --print-config --accept-change --json",

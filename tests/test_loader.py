@@ -203,6 +203,15 @@ def test_batches_of_photos_are_framed_and_normalised(geometry: str, photos: Imag
         assert torch.cat([batch.indices for batch in batches]).tolist() == list(range(NUM_PHOTOS))
 
 
+def test_photos_are_squashed_for_a_model_of_equal_squares(photos: ImageSet) -> None:
+    batches = [
+        in_files(photos, replace(PHOTO, geometry=geometry)).batch(torch.arange(NUM_PHOTOS))
+        for geometry in ("none", "squash", "crop")
+    ]
+    assert torch.equal(batches[0].images, batches[1].images)
+    assert not torch.equal(batches[0].images, batches[2].images)
+
+
 @pytest.mark.parametrize(("threads", "ahead"), [(1, 0), (2, 3), (8, 1)])
 def test_threads_do_not_change_batches(
     threads: int, ahead: int, photos: ImageSet, monkeypatch: pytest.MonkeyPatch

@@ -232,6 +232,33 @@ def test_the_penalty_is_the_one_of_least_loss(noise: int, expected: float) -> No
     assert crossed.accuracy == 1 if noise == 20 else 0.2 < crossed.accuracy < 1
 
 
+def test_what_is_said_of_each_image_is_from_the_other_folds() -> None:
+    seen, labels = table(67, 12, 5, seed=3)
+    seen += np.random.default_rng(0).normal(scale=20, size=seen.shape)
+    said = probe.out_of_fold(torch.from_numpy(seen), torch.from_numpy(labels), 5)
+    places = np.empty(67, np.int64)
+    places[np.argsort(labels, kind="stable")] = np.arange(67) % 5
+    parts = [places == fold for fold in range(5)]
+    assert said.penalty == PENALTIES[int(np.argmin(scores(seen, labels, parts)))]
+    expected = np.empty((67, 5))
+    for left_out in parts:
+        scale = np.sqrt(np.mean(seen[~left_out] ** 2))
+        *_, model = by_scikit_learn(seen[~left_out], labels[~left_out], said.penalty)
+        expected[left_out] = model.predict_proba(seen[left_out] / scale)
+    np.testing.assert_allclose(said.logits.softmax(dim=1), expected, rtol=0, atol=5e-4)
+    assert said.accuracy == np.mean(expected.argmax(axis=1) == labels) < 1
+
+
+def test_what_can_be_memorised_only_is_not_known_of_images_left_out() -> None:
+    """One feature for each image: regressions know all they learnt from, and nothing of others."""
+    seen, labels = torch.eye(200, dtype=torch.float64), torch.arange(200) % 10
+    weight, bias = logistic_regression(seen, labels, 10, PENALTIES[0])
+    assert ((seen @ weight.T + bias).argmax(dim=1) == labels).all()
+    said = probe.out_of_fold(seen, labels, 10)
+    assert said.accuracy == 0.1
+    np.testing.assert_allclose(said.logits.softmax(dim=1), 0.1, atol=1e-3)
+
+
 def test_held_out_images_choose_where_there_are_any() -> None:
     images, others = toy(50, side=4, noise=1_200), toy(30, side=4, noise=1_200, seed=1)
     labels = np.concatenate([images.labels, others.labels])

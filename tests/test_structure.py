@@ -37,7 +37,7 @@ LEVELS = (
     ("data.shards", "predict"),
     ("data.loader", "data.pictures"),
     ("data.splits", "probe"),
-    ("evaluate", "finetune", "data.sheets"),
+    ("evaluate", "finetune", "labels", "data.sheets"),
     ("run", "report"),
     ("begin", "finish"),
     ("train",),

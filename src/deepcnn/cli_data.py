@@ -106,17 +106,20 @@ def check(
     /,
     *,
     html: Path | None = None,
+    labels: Path | None = None,
     group: str = "",
     root: str = "",
     json: Flag = False,
 ) -> int:
     """Look for what is wrong with a data set: pictures that cannot be read, look odd or are there
     twice, also across train and test; labels that contradict each other; classes out of balance.
+    With --labels, also for labels that a trained model doubts.
 
     The exit code is 1 where something is wrong that spoils what is learnt or measured. Examples:
 
     deepcnn data check photos --html report.html
     deepcnn data check fashion-mnist --json
+    deepcnn data check photos --labels runs/photos
 
     Parameters
     ----------
@@ -124,6 +127,8 @@ def check(
         Data set by name, folder, or CSV file.
     html
         Write a page with the pictures that were found into this file.
+    labels
+        Run folder of a model, of these or other classes: find doubtful labels by what it sees.
     group
         What belongs together: expression found in the path, or CSV column.
     root
@@ -135,7 +140,12 @@ def check(
     from deepcnn.data.findings import as_dict
     from deepcnn.data.splits import check_data
 
-    report, sets = check_data(name, root, group)
+    if labels:
+        from deepcnn.labels import check_labels
+
+        report, sets = check_labels(name, root, group, labels)
+    else:
+        report, sets = check_data(name, root, group)
     if html:
         write(html, as_html(report, sets, name).encode(errors="backslashreplace"))
     print(to_json(as_dict(report), ensure_ascii=False) if json else in_words(report))

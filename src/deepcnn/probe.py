@@ -5,8 +5,9 @@ last layer that was drawn at random would spoil the layers before it.
 N images, D features, K classes.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from deepcnn import interrupt
 from deepcnn.data.loader import Source, in_order
 from deepcnn.device import Policy
 from deepcnn.errors import ConfigError
+from deepcnn.metrics import mean_loss, num_correct
 from deepcnn.models import transfer
 from deepcnn.progress import reported
 
@@ -35,6 +37,14 @@ class Probe:
     accuracy: float  # on held-out images, or those left out of each fold
 
 
+class Judgement(NamedTuple):
+    """What was said of N images by regressions that had not learnt from them: logits N K."""
+
+    logits: Tensor
+    penalty: float
+    accuracy: float
+
+
 def check(model: nn.Module, num_classes: int) -> None:
     """Raise ConfigError unless the last layer has weights and a bias for each class."""
     own = dict(transfer.head(model).named_parameters(recurse=False))
@@ -51,23 +61,30 @@ def fit_head(model: nn.Module, train: Source, held_out: Source | None, policy: P
     Multinomial logistic regression with an L2 penalty, the one of PENALTIES with the least loss on
     `held_out`, or in cross-validation where that is None. Changes nothing but the last layer.
     """
-    seen, labels = features(model, train, policy), train.labels.cpu()
-    if held_out:
-        folds = [(seen, labels, features(model, held_out, policy), held_out.labels.cpu())]
-    else:
-        folds = [
-            (seen[~left_out], labels[~left_out], seen[left_out], labels[left_out])
-            for left_out in _folds(labels)
-        ]
     head = transfer.head(model)
     own_weight, own_bias = head.get_parameter("weight"), head.get_parameter("bias")
-    results = [_mean_result(folds, len(own_weight), penalty) for penalty in PENALTIES]
-    best = min(range(len(PENALTIES)), key=lambda place: results[place][0])
-    weight, bias = logistic_regression(seen, labels, len(own_weight), PENALTIES[best])
+    seen, labels = features(model, train, policy), train.labels.cpu()
+    if held_out:
+        all_seen = torch.cat([seen, features(model, held_out, policy)])
+        all_labels = torch.cat([labels, held_out.labels.cpu()])
+        folds = [torch.arange(len(all_labels)) >= len(labels)]
+        best = _best_penalty(all_seen, all_labels, len(own_weight), folds)
+    else:
+        best = out_of_fold(seen, labels, len(own_weight))
+    weight, bias = logistic_regression(seen, labels, len(own_weight), best.penalty)
     with torch.no_grad():
         own_weight.copy_(weight.reshape(own_weight.shape))
         own_bias.copy_(bias)
-    return Probe(weight, bias, PENALTIES[best], results[best][1])
+    return Probe(weight, bias, best.penalty, best.accuracy)
+
+
+def out_of_fold(seen: Tensor, labels: Tensor, num_classes: int) -> Judgement:
+    """What regressions say of features N x D that they did not learn from.
+
+    Each image is left out once: of FOLDS parts with every class spread evenly, one is judged by
+    what is learnt from the others.
+    """
+    return _best_penalty(seen, labels, num_classes, _folds(labels))
 
 
 def features(model: nn.Module, images: Source, policy: Policy) -> Tensor:
@@ -107,19 +124,19 @@ def logistic_regression(
     return (weight / scale).detach(), bias.detach()
 
 
-def _mean_result(
-    folds: Sequence[tuple[Tensor, Tensor, Tensor, Tensor]], num_classes: int, penalty: float
-) -> tuple[float, float]:
-    """Mean loss and accuracy over the images left out of each fold."""
-    loss, correct, number = 0.0, 0, 0
-    for seen, labels, unseen, true in folds:
+def _best_penalty(seen: Tensor, labels: Tensor, num_classes: int, folds: list[Tensor]) -> Judgement:
+    """What regressions with the penalty of least loss say of the images left out of each fold."""
+    judged = torch.stack(folds).any(dim=0)
+    tasks = list(product(PENALTIES, folds))
+    logits = {penalty: seen.new_zeros(len(labels), num_classes) for penalty in PENALTIES}
+    for penalty, left_out in reported(tasks, len(tasks), "regressions"):
         interrupt.check()
-        weight, bias = logistic_regression(seen, labels, num_classes, penalty)
-        logits = unseen @ weight.T + bias
-        loss += float(F.cross_entropy(logits, true, reduction="sum"))
-        correct += int((logits.argmax(1) == true).sum())
-        number += len(true)
-    return loss / number, correct / number
+        weight, bias = logistic_regression(seen[~left_out], labels[~left_out], num_classes, penalty)
+        logits[penalty][left_out] = seen[left_out] @ weight.T + bias
+    losses = {k: mean_loss(logits[k][judged], labels[judged]) for k in PENALTIES}
+    best = min(PENALTIES, key=losses.__getitem__)
+    said = logits[best][judged]
+    return Judgement(said, best, num_correct(said, labels[judged]) / len(said))
 
 
 def _folds(labels: Tensor) -> list[Tensor]:

@@ -1,7 +1,7 @@
 """What is wrong with a data set: the kinds of findings, how serious they are, what to do."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 SEVERITIES = ("error", "warning", "note")
@@ -15,7 +15,7 @@ class Kind(NamedTuple):
     meaning: str
 
 
-KINDS = {
+KINDS = {  # the most serious first
     "unreadable": Kind(
         "error",
         "pictures that cannot be read",
@@ -57,6 +57,13 @@ KINDS = {
         "warning",
         "pictures nearly alike with several labels",
         "Probably copies of one picture, of which one has the wrong label. Look at them.",
+    ),
+    "doubtful-label": Kind(
+        "warning",
+        "labels that are doubtful",
+        "The model, its last layer fitted to other pictures, sees another class; the most doubtful "
+        "come first. Look at them, and correct the labels that are wrong. A better model is "
+        "mistaken less often.",
     ),
     "duplicate": Kind(
         "warning",
@@ -170,6 +177,12 @@ class Report:
 
     sets: Mapping[str, Mapping[str, Any]]  # split -> pictures, by class, sides
     findings: tuple[Finding, ...]
+
+    def plus(self, finding: Finding) -> "Report":
+        """The same with another finding in its place, if it is one."""
+        order = list(KINDS)
+        findings = [*self.findings, finding] if finding.count else self.findings
+        return replace(self, findings=tuple(sorted(findings, key=lambda f: order.index(f.kind))))
 
 
 def as_dict(report: Report) -> dict[str, Any]:

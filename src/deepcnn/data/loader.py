@@ -5,7 +5,7 @@ any batch by arithmetic.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import tee
 from typing import NamedTuple
 
@@ -188,9 +188,14 @@ def _with_partners(positions: Tensor, num_images: int) -> Tensor:
 
 
 def source(images: ImageSet, preprocess: Preprocess, device: torch.device) -> Source:
-    """An image set for `device`: an array goes there whole, as bytes."""
+    """An image set for `device`: an array goes there whole, as bytes.
+
+    Pictures in files are squashed for a model that has learnt from an array of squares.
+    """
     labels = torch.from_numpy(images.labels).to(device)
     if isinstance(images.images, Photos):
+        if preprocess.geometry == "none":
+            preprocess = replace(preprocess, geometry="squash")
         return Source(images.images, labels, preprocess)
     return Source(torch.from_numpy(images.images).to(device), labels, preprocess)
 
