@@ -21,7 +21,7 @@ from cyclopts import CycloptsError
 from filelock import FileLock
 from PIL import Image
 
-from deepcnn import evaluate, predict, train
+from deepcnn import predict, train
 from deepcnn.cli import main
 from deepcnn.data import catalog
 from deepcnn.data.download import RemoteFile
@@ -101,7 +101,7 @@ def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
             monkeypatch.delenv(name)
     monkeypatch.setenv("DEEPCNN_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("COLUMNS", "100")
-    monkeypatch.setattr(evaluate, "available_threads", lambda: 1)
+    monkeypatch.setattr("deepcnn.device.available_threads", lambda: 1)
     monkeypatch.setattr("deepcnn.progress.LINE_SECONDS", 1e9)  # also where a test takes long
 
 

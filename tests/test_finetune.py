@@ -23,7 +23,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
-from deepcnn import artefact, evaluate, finetune, finish, interrupt, probe, runlog, train
+from deepcnn import artefact, finetune, finish, interrupt, probe, runlog, train
 from deepcnn.begin import begin
 from deepcnn.cli import main
 from deepcnn.config import Config, Data, Transfer
@@ -66,7 +66,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(evaluate, "available_threads", lambda: 1)
+    monkeypatch.setattr("deepcnn.device.available_threads", lambda: 1)
     with mock.patch("os.fsync"), torch_restored():
         torch.set_num_threads(1)
         yield
@@ -539,6 +539,18 @@ def test_the_probe_alone(more: tuple[object, ...], world: World, tmp_path: Path)
     with Image.open(tmp_path / "run" / "learning-curve.png") as picture:
         picture.load()
     assert tuned(world, *more, "--out", tmp_path / "run")[0] == 2  # it is finished
+
+
+def test_nothing_is_measured_where_nothing_trains(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deepcnn.begin.choose_policy", pytest.fail)
+    free = [f"--hardware.{name}" for name in ("precision", "layout")]
+    more = ("--probe-only", free[0], "auto", free[1], "auto", "--out", tmp_path / "run")
+    assert tuned(world, *more)[0] == 0
+    found = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert found["policy_origin"] == "nothing to train"
+    assert found["policy"]["precision"] == "fp32"
 
 
 def test_bicubic_from_the_setting_to_the_answer(world: World, tmp_path: Path) -> None:

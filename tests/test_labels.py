@@ -20,7 +20,7 @@ from deepcnn import artefact, labels, models, probe, progress
 from deepcnn.artefact import Artefact
 from deepcnn.cli import main
 from deepcnn.config import Data
-from deepcnn.data import catalog, pictures, splits
+from deepcnn.data import catalog, pictures
 from deepcnn.data.findings import KINDS, SEVERITIES, Finding, Report
 from deepcnn.data.images import ImageSet
 from deepcnn.data.photos import Photos
@@ -40,8 +40,8 @@ COLOUR = Preprocess(3, 32, 0, (0.4, 0.4, 0.4), (0.3, 0.3, 0.3))
 
 @pytest.fixture(autouse=True)
 def _quietly(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for module in (labels, splits):
-        monkeypatch.setattr(module, "available_threads", lambda: 1)
+    for module in ("device", "data.splits"):
+        monkeypatch.setattr(f"deepcnn.{module}.available_threads", lambda: 1)
     monkeypatch.setattr(progress, "FIRST_LINE_SECONDS", 1e9)  # also where a test takes long
     with torch_restored():
         yield

@@ -86,7 +86,7 @@ def walk(tmp_path_factory: pytest.TempPathFactory) -> Walk:
 
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(evaluate, "available_threads", lambda: 1)
+    monkeypatch.setattr("deepcnn.device.available_threads", lambda: 1)
     with torch_restored():
         torch.set_num_threads(1)
         yield

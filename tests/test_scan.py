@@ -442,6 +442,14 @@ def test_facts_that_cannot_be_written(
     assert not list((cache / "here").iterdir())
 
 
+def test_a_program_that_ends_leaves_its_look(paths: list[Path], cache: Path) -> None:
+    """Although it does not wait for the disk."""
+    command = [sys.executable, "-W", "error", "-c", PROGRAM, str(cache), *map(str, paths)]
+    subprocess.run(command, input="0\n", text=True, check=True, timeout=15, capture_output=True)
+    with no_reading():
+        assert look(paths, cache)[0].kept.pixels is not None
+
+
 def test_what_will_not_fit_is_given_up_early(
     paths: list[Path], cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

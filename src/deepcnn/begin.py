@@ -15,7 +15,7 @@ from deepcnn.data.augment import check
 from deepcnn.data.glance import glance
 from deepcnn.data.loader import order, source
 from deepcnn.data.splits import Splits, load_splits
-from deepcnn.device import Policy, choose_policy, find_device, machine, mix
+from deepcnn.device import Policy, choose_policy, find_device, machine, mix, plain_policy
 from deepcnn.errors import ConfigError, RunError
 from deepcnn.models import transfer
 from deepcnn.models.pretrained import find_weights, load_pretrained
@@ -184,6 +184,8 @@ def _check_weights(config: Config, splits: Splits) -> None:
 def _choose_policy(
     config: Config, splits: Splits, cache: Path, display: Display
 ) -> tuple[Policy, str]:
+    if not config.train.epochs:
+        return plain_policy(config.hardware.device).under(config.hardware), "nothing to train"
     classes, channels = len(splits.train.classes), splits.train.num_channels
     side = splits.preprocess.input_size
     return choose_policy(

@@ -134,6 +134,11 @@ def machine(device: str) -> dict[str, object]:
     return facts
 
 
+def plain_policy(device: str) -> Policy:
+    """The device of that name with fp32 and all cores, which is always right, if not fastest."""
+    return Policy(find_device(device), "fp32", "contiguous", available_threads())
+
+
 def choose_policy(
     settings: Hardware,
     name: str,
@@ -147,12 +152,11 @@ def choose_policy(
     What was measured is remembered in `cache` per (network, shape, machine, versions, settings),
     so that the same command gives the same bits again. Returns the policy and where it is from.
     """
-    device = find_device(settings.device)
-    plain = Policy(device, "fp32", "contiguous", available_threads()).under(settings)
+    plain = plain_policy(settings.device).under(settings)
     formats = _formats(plain, settings)
     if len(formats) == len(_thread_counts(plain, settings)) == 1:
         return plain, "as set"
-    key = json.dumps([name, shape, machine(device), asdict(settings)], sort_keys=True)
+    key = json.dumps([name, shape, machine(plain.device), asdict(settings)], sort_keys=True)
     remembered = cache / "policies" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
     if known := _remembered(remembered):
         return known, "remembered"

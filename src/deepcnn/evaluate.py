@@ -14,7 +14,7 @@ from deepcnn.data import catalog, pictures
 from deepcnn.data.images import ImageSet
 from deepcnn.data.loader import Source, in_order, source
 from deepcnn.data.splits import load_splits
-from deepcnn.device import Policy, available_threads, find_device
+from deepcnn.device import Policy, plain_policy
 from deepcnn.errors import DataError, RunError
 from deepcnn.progress import reported, say
 from deepcnn.settings import from_dict
@@ -78,7 +78,7 @@ def evaluate_run(
     classes are not those of the model.
     """
     found = artefact.load(run)
-    policy = Policy(find_device(device), "fp32", "contiguous", available_threads())
+    policy = plain_policy(device)
     policy.apply()
     config = from_dict(found.meta["config"], str(run))
     images = _images(config, split, data_name, root, found.preprocess.least)

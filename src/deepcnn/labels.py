@@ -20,7 +20,7 @@ from deepcnn.data.loader import source
 from deepcnn.data.photos import Photos
 from deepcnn.data.preprocess import Preprocess
 from deepcnn.data.splits import check_data
-from deepcnn.device import Policy, available_threads, find_device
+from deepcnn.device import plain_policy
 from deepcnn.errors import DataError
 from deepcnn.progress import say
 
@@ -103,7 +103,7 @@ def _has_company(names: NDArray[np.str_]) -> NDArray[np.bool_]:
 
 def _features(sets: Mapping[str, ImageSet], trained: Artefact) -> Tensor:
     """What the last layer sees of all pictures, N D."""
-    policy = Policy(find_device("auto"), "fp32", "contiguous", available_threads())
+    policy = plain_policy("auto")
     policy.apply()
     model, device = policy.place(trained.model), torch.device(policy.device)
     sources = (
