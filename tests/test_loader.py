@@ -203,6 +203,12 @@ def test_batches_of_photos_are_framed_and_normalised(geometry: str, photos: Imag
         assert torch.cat([batch.indices for batch in batches]).tolist() == list(range(NUM_PHOTOS))
 
 
+@pytest.mark.parametrize(("side", "pad", "number"), [(28, 2, 256), (224, 0, 41), (4_000, 0, 1)])
+def test_few_large_images_are_computed_at_once(side: int, pad: int, number: int) -> None:
+    images = Source(torch.empty(0), torch.empty(0), replace(PHOTO, size=side, pad=pad))
+    assert images.at_once() == number
+
+
 def test_photos_are_squashed_for_a_model_of_equal_squares(photos: ImageSet) -> None:
     batches = [
         in_files(photos, replace(PHOTO, geometry=geometry)).batch(torch.arange(NUM_PHOTOS))

@@ -184,7 +184,7 @@ def test_a_head_that_is_a_convolution_is_of_use() -> None:
 def test_features_are_of_all_images_in_order(
     batch_size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(probe, "BATCH_SIZE", batch_size)
+    monkeypatch.setattr("deepcnn.data.loader.MOST_IMAGES", batch_size)
     images = toy(side=4)
     found = probe.features(linear(4), images, PLAIN)
     assert found.dtype == torch.float64
@@ -323,7 +323,7 @@ def test_a_signal_ends_it_and_leaves_the_network(
     model = network("compact")
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     stop: Callable[[], None] = lambda: signal.raise_signal(signal.SIGTERM)  # noqa: E731
-    monkeypatch.setattr(probe, "BATCH_SIZE", 8)
+    monkeypatch.setattr("deepcnn.data.loader.MOST_IMAGES", 8)
     at_call(owner, name, number, stop, monkeypatch.setattr)
     with signals_restored():
         interrupt.install()

@@ -19,7 +19,6 @@ from deepcnn.errors import DataError, RunError
 from deepcnn.progress import reported, say
 from deepcnn.settings import from_dict
 
-BATCH_SIZE = 256  # images computed at once; no effect on the result
 MIN_CLASSES_FOR_TOP_5 = 10  # with fewer, five guesses are hardly a test
 
 
@@ -37,11 +36,15 @@ class Predictions:
 
 @torch.no_grad()
 def predictions(
-    model: nn.Module, images: Source, policy: Policy, batch_size: int = BATCH_SIZE
+    model: nn.Module, images: Source, policy: Policy, batch_size: int = 0
 ) -> Predictions:
-    """Run `model` over every image of the set once; Interrupted between two batches."""
+    """Run `model` over every image of the set once, `batch_size` at once, 0: as `at_once` says.
+
+    Raises Interrupted between two batches.
+    """
     model.eval()
     logits, labels = [], []
+    batch_size = batch_size or images.at_once()
     num_batches = math.ceil(len(images) / batch_size)
     for batch in reported(in_order(images, batch_size), num_batches, "evaluating"):
         interrupt.check()

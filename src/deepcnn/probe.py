@@ -21,7 +21,6 @@ from deepcnn.metrics import mean_loss, num_correct
 from deepcnn.models import transfer
 from deepcnn.progress import reported
 
-BATCH_SIZE = 64
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # on squared weights, of features of mean square 1
 FOLDS = 5  # of the training images, where none are held out
 STEPS = 100  # of L-BFGS, which converges long before
@@ -89,7 +88,8 @@ def out_of_fold(seen: Tensor, labels: Tensor, num_classes: int) -> Judgement:
 
 def features(model: nn.Module, images: Source, policy: Policy) -> Tensor:
     """What the last layer sees of every image, float64 N x D on the CPU."""
-    batches = reported(in_order(images, BATCH_SIZE), -(-len(images) // BATCH_SIZE), "features")
+    number = images.at_once()
+    batches = reported(in_order(images, number), -(-len(images) // number), "features")
     found = []
     for batch in batches:
         interrupt.check()

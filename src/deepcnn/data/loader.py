@@ -26,6 +26,7 @@ from deepcnn.device import available_threads, generator
 
 PORTION = 8  # pictures of one task: with fewer, handing over would cost more than decoding
 BUFFER = 4_096  # pictures of shards that are shuffled together
+MOST_IMAGES, MOST_PIXELS = 256, 2**21  # at once in evaluation: 41 at 224x224
 AHEAD = 2  # batches read in advance for a device that computes meanwhile; the CPU has no time to
 
 
@@ -65,6 +66,10 @@ class Source:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def at_once(self) -> int:
+        """How many images to compute at once where nothing is learnt; no effect on the result."""
+        return max(1, min(MOST_IMAGES, MOST_PIXELS // self.preprocess.input_size**2))
 
     def batch(
         self, indices: Tensor, settings: Augment | None = None, parameters: Parameters | None = None
