@@ -48,7 +48,8 @@ def test_copies_in_other_splits_are_counted(sets: dict[str, ImageSet]) -> None:
     leaking[[1, 5, 6]] = train.images[[1, 5, 9 + 1]]  # of the same classes
     leaking[7] = leaking[3]  # twice in the test set, which is no leak
     assert glance({**sets, "test": replace(test, images=leaking)}, "photos") == [
-        "warning: 3 of 12 test images are training images too: what is measured on them is memory",
+        "warning: test images that are training images too: 3 of 12; what is measured on them is "
+        "memory",
         "`deepcnn data check photos` shows which, and looks for more",
     ]
 
@@ -61,7 +62,7 @@ def test_images_of_several_labels_are_counted(sets: dict[str, ImageSet]) -> None
     images[24] = images[20]  # of the same
     images[25] = images[20 + 2]
     lines = glance({**sets, "train": replace(train, images=images)}, "photos")
-    assert lines[0] == "warning: 2 images have several labels"
+    assert lines[0] == "warning: images with several labels: 2"
     assert len(lines) == 2
 
 
@@ -89,5 +90,5 @@ def test_equal_files_are_copies(tmp_path: Path) -> None:
         (folder / split / label / "copy.png").write_bytes(content)
     data = Data(name=str(folder), validation=0)
     leaks, contradictions, _ = glance(pictures.load_parts(data, 0, pytest.fail), str(folder))
-    assert leaks.startswith("warning: 14 of 14 test images are training images too")
-    assert contradictions == "warning: 10 images have several labels"  # 9 that each class has
+    assert leaks.startswith("warning: test images that are training images too: 14 of 14")
+    assert contradictions == "warning: images with several labels: 10"  # 9 that each class has

@@ -25,8 +25,8 @@ def _leaks(sets: Mapping[str, ImageSet]) -> list[str]:
     known = _digests(sets["train"])
     copies = {split: int(np.isin(_digests(sets[split]), known).sum()) for split in sets}
     return [
-        f"{copies[split]:,} of {len(sets[split]):,} {split} images are training images too: what "
-        "is measured on them is memory"
+        f"{split} images that are training images too: {copies[split]:,} of {len(sets[split]):,}; "
+        "what is measured on them is memory"
         for split in sets
         if split != "train" and copies[split]
     ]
@@ -37,7 +37,7 @@ def _contradictions(sets: Mapping[str, ImageSet]) -> list[str]:
     labels = np.concatenate([images.labels for images in sets.values()])
     pairs = np.unique(np.stack([digests, labels.astype(np.uint64)]), axis=1)
     number = len(np.unique(pairs[0][1:][pairs[0][1:] == pairs[0][:-1]]))
-    return [f"{number:,} images have several labels"] * bool(number)
+    return [f"images with several labels: {number:,}"] * bool(number)
 
 
 def _classes(sets: Mapping[str, ImageSet]) -> list[str]:
