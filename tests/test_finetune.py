@@ -541,6 +541,26 @@ def test_the_probe_alone(more: tuple[object, ...], world: World, tmp_path: Path)
     assert tuned(world, *more, "--out", tmp_path / "run")[0] == 2  # it is finished
 
 
+def test_a_run_continues_without_the_weights_that_it_began_with(
+    world: World, tmp_path: Path
+) -> None:
+    weights = tmp_path / "weights.safetensors"
+    weights.write_bytes(world.weights.read_bytes())
+
+    def fitted(run: str, *more: object) -> int:
+        command_line = ("--model", "compact", "--weights", weights, *PLAIN, "--out", tmp_path / run)
+        return command("finetune", world.pictures, *command_line, *more)[0]
+
+    assert fitted("twin", *WHOLE) == 0
+    with mock.patch.object(train, "finish", side_effect=SaveError("no room")):
+        assert fitted("run", *WHOLE) != 0
+    weights.unlink()
+    assert fitted("run", *WHOLE, "--seed", 1) == 2  # which is another run
+    assert fitted("run") == 0  # as it was begun
+    assert digest(tmp_path / "run") == digest(tmp_path / "twin")
+    assert fitted("new") == 2
+
+
 def test_nothing_is_measured_where_nothing_trains(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

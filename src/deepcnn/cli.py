@@ -218,6 +218,7 @@ def finetune(
 
     """
     from deepcnn.finetune import plan
+    from deepcnn.runlog import is_begun, recorded_config
 
     short = {
         "transfer.freeze": freeze,
@@ -226,9 +227,13 @@ def finetune(
         "train.epochs": "0" if probe_only else None,
         "train.seed": seed,
     }
-    base = ("finetune", plan(data, model, weights))
-    resolution = resolve(base, None, os.environ, _given(short) | settings)
     folder = out or Path("runs") / f"finetune-{Path(data).resolve().name.removesuffix('.csv')}"
+    if is_begun(folder):  # then the weights have been read, and may be gone
+        base = ("as begun", recorded_config(folder))
+        short |= {"data.name": data, "model.name": model, "model.weights": weights}
+    else:
+        base = ("finetune", plan(data, model, weights))
+    resolution = resolve(base, None, os.environ, _given(short) | settings)
     _fit(resolution, folder, print_config, accept_change, json)
 
 
