@@ -386,8 +386,17 @@ def test_a_disk_that_fails_late(
 ) -> None:
     expected, _ = look(paths, cache / "elsewhere")
     failing(monkeypatch, PIXELS)
+    mapped: list[Any] = []
+    map_file = np.memmap
+
+    def note(*arguments: Any) -> Any:
+        mapped.append(map_file(*arguments))
+        return mapped[-1]
+
+    monkeypatch.setattr(np, "memmap", note)
     found, said = look(paths, cache / "here")
     assert found.kept.pixels is None
+    assert sum(mapped[0].tolist())  # may still be read by who has begun to
     assert same(found, expected)
     assert len(said) == 1
     assert said[0].endswith(f"{PIXELS}: Input/output error")

@@ -133,15 +133,16 @@ def leave(facts: Facts, kept: Kept, staging: Path, folder: Path, say: Say) -> No
 
 def _synced(facts: Facts, kept: Kept, path: Path, say: Say) -> Facts:
     """Bring the pixels to the disk; what it could not take may be gone from memory, too."""
-    with path.open("rb+", buffering=0) as file:
-        try:
+    try:
+        with path.open("rb+", buffering=0) as file:
             os.fsync(file.fileno())
-        except OSError as error:
-            kept.pixels = None
-            _empty(file)
-            if facts.is_kept:
-                say(f"{NOT_KEPT}: {path}: {error.strerror}")
-            return facts._replace(is_kept=False)
+    except OSError as error:
+        kept.pixels = None
+        if facts.is_kept:
+            say(f"{NOT_KEPT}: {path}: {error.strerror}")
+        path.unlink()  # not shortened: who is just reading what is mapped would crash
+        path.touch()
+        return facts._replace(is_kept=False)
     return facts
 
 
