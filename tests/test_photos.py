@@ -83,6 +83,34 @@ def test_a_plain_jpeg_is_read_by_the_fast_library(content: bytes) -> None:
         np.testing.assert_array_equal(read(content, channels), pixels)
 
 
+def segment(kind: int, payload: bytes) -> bytes:
+    return bytes((0xFF, kind)) + (len(payload) + 2).to_bytes(2) + payload
+
+
+@st.composite
+def segments(draw: st.DrawFn) -> bytes:
+    """One before the first scan that is not needed to decode: of the applications or a comment."""
+    exif = Image.Exif()
+    exif[ORIENTATION] = draw(st.integers(1, 8))
+    thumbnail = encoded(blocks(8, 8, 0), "JPEG")
+    payloads = [exif.tobytes(), thumbnail, b"JFXX\0\x10" + thumbnail, START_OF_SCAN, b"Exif", b""]
+    payload = draw(st.sampled_from(payloads) | st.binary(max_size=50))
+    filling = b"\xff" * draw(st.sampled_from([0, 0, 0, 1, 2]))
+    return filling + segment(draw(st.sampled_from([0xE1, 0xE1, 0xE2, 0xED, 0xEF, 0xFE])), payload)
+
+
+@settings(max_examples=300)
+@given(st.lists(segments(), max_size=4))
+def test_a_jpeg_is_turned_as_pillow_says_whatever_stands_before_its_pixels(
+    before: list[bytes],
+) -> None:
+    content = encoded(blocks(20, 30, 1), "JPEG")
+    content = content[:2] + b"".join(before) + content[2:]
+    with Image.open(io.BytesIO(content)) as picture:
+        pixels = np.array(ImageOps.exif_transpose(picture))
+    np.testing.assert_array_equal(read(content), pixels)
+
+
 def largest_factor(height: int, width: int, least: int) -> int:
     return max(f for f in (1, 2, 4, 8) if f == 1 or (least and min(height, width) / f >= least))
 
