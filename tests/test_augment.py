@@ -136,9 +136,11 @@ def test_a_picture_is_the_same_in_any_batch_and_order(
     indices = list(range(number))
     random.shuffle(indices)
     batch_size = random.randint(1, number)
+    memory_format = random.choice([torch.contiguous_format, torch.channels_last])
     for start in range(0, number, batch_size):
         part = torch.tensor(indices[start : start + batch_size])
-        batch = augment(images[part], options, pick(parameters, part))
+        some = images[part].contiguous(memory_format=memory_format)
+        batch = augment(some, options, pick(parameters, part))
         assert torch.equal(batch, whole[part])
 
 

@@ -228,14 +228,14 @@ def test_threads_do_not_change_batches(
     monkeypatch.setattr(loader, "available_threads", lambda: threads)
     monkeypatch.setattr(loader, "PORTION", 1)
     monkeypatch.setattr(loader, "AHEAD", ahead)
-    # On the CPU nothing is read in advance, unless somebody says that this is not it.
-    readings = loader.read(photos_of(photos), groups, PHOTO, parameters, torch.device("meta"))
+    # What is finished on another device is read in advance.
+    readings = loader.read(photos_of(photos), groups, PHOTO, parameters, None)
     ours = in_files(photos).batches(groups, WINDOWS, parameters)
     for one, other, reading in zip(expected, ours, readings, strict=True):
         assert torch.equal(one.images, other.images)
         assert torch.equal(one.indices, other.indices)
         assert torch.equal(one.indices, torch.from_numpy(reading.positions))
-        rows, pixels = pick(parameters, other.indices), torch.from_numpy(reading.pixels)
+        rows, pixels = pick(parameters, other.indices), reading.images
         pixels = augment(pixels, WINDOWS, rows, is_placed=True)
         assert torch.equal(PHOTO(pixels), one.images)
 

@@ -118,6 +118,17 @@ def test_padding_and_scale_equal_numpy(channels: int, side: int, pad: int, seed:
     np.testing.assert_allclose(numbers.numpy(), expected, rtol=0, atol=2e-5)
 
 
+@settings(deadline=None)
+@given(st.integers(1, 3), sides, st.integers(0, 4), seeds)
+def test_the_order_in_memory_changes_no_bit(channels: int, side: int, pad: int, seed: int) -> None:
+    images = torch.from_numpy(random_pixels(seed, 3, channels, side, side))
+    preprocess = Preprocess(
+        channels, side, pad, (0.1, 0.3, 0.5)[:channels], (0.2, 0.7, 1)[:channels]
+    )
+    other = images.contiguous(memory_format=torch.channels_last)
+    assert torch.equal(preprocess(other), preprocess(images))
+
+
 def test_padding_comes_after_resizing() -> None:
     numbers = replace(UNIT, pad=2)(torch.full((1, 1, 3, 3), 255, dtype=torch.uint8))
     assert numbers.shape == (1, 1, 9, 9)

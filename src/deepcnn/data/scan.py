@@ -143,7 +143,8 @@ def _found(spots: Spots, decoding: Decoding, folder: Path, facts: Facts) -> Scan
     kept = Kept(None)
     if is_kept and total:
         # Copied on write, of which there is none: tensors cannot be made of what is read-only.
-        kept.pixels = np.memmap(folder / PIXELS, np.uint8, "c")
+        # A plain array of it, because slices of memmaps are slow to make.
+        kept.pixels = np.asarray(np.memmap(folder / PIXELS, np.uint8, "c"))
         if len(kept.pixels) != total:
             raise ValueError(f"{folder / PIXELS} has {len(kept.pixels)} bytes, expected {total}")
     return Scan(spots, decoding, digests, sizes, problems, cut, kept, starts)

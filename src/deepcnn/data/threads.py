@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from torch import set_num_threads
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -14,9 +16,10 @@ def in_threads(
 ) -> Iterator[list[R]]:
     """Yield the results of each group of items in turn, with `ahead` further groups under way.
 
-    `function` runs in `threads` threads at once. What it raises is raised here, at its turn.
+    `function` runs in `threads` threads at once, in each of which PyTorch uses that one only. What
+    it raises is raised here, at its turn.
     """
-    pool = ThreadPoolExecutor(threads)
+    pool = ThreadPoolExecutor(threads, initializer=set_num_threads, initargs=(1,))
     waiting: deque[list[Future[R]]] = deque()
     try:
         for group in groups:
