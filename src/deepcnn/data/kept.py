@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
-from threading import Lock
+from threading import Lock, main_thread
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +25,7 @@ from deepcnn.errors import DataError
 from deepcnn.files import STAGING_PREFIX, remove_folder, write_synced
 
 FORMAT = 3  # of the files below; raised when what is written there changes
+QUIET = 20.0  # seconds after a look in which the disk is left alone
 PROBE = 512  # pictures after which the room that all will take is known well enough
 LOOKS = 2  # that are kept of one data set
 ABANDONED = 86_400  # seconds after which whoever began a look has been killed
@@ -116,7 +117,11 @@ def new_folder(parent: Path, say: Say) -> Path:
 
 
 def leave(facts: Facts, kept: Kept, staging: Path, folder: Path, say: Say) -> None:
-    """Make `staging` what later runs find as `folder`, in place of what may be damaged there."""
+    """Make `staging` what later runs find as `folder`, in place of what may be damaged there.
+
+    Not at once: bringing gigabytes to the disk slows the first batches down, which are wanted now.
+    """
+    main_thread().join(QUIET)  # a program that ends is not kept waiting for longer
     try:
         facts = _synced(facts, kept, staging / PIXELS, say)
         write_synced(staging / FACTS, _packed(facts))
