@@ -17,6 +17,7 @@ from deepcnn.models import (
     mlp,
     resnet,
     resnet_cifar,
+    sprint,
     vgg,
     zoo,
 )
@@ -78,6 +79,7 @@ MODELS: dict[str, Landmark] = {
     "resnet56": Landmark(resnet_cifar.resnet56, cards.resnet.RESNET56),
     "resnet110": Landmark(resnet_cifar.resnet110, cards.resnet.RESNET110),
     "compact": Landmark(Compact, cards.compact.COMPACT),
+    "sprint": Landmark(sprint.Sprint, cards.compact.SPRINT, takes_side=True),
 }
 
 LARGEST_SIDE = 512  # pixels; sides beyond this are not searched when suggesting one

@@ -25,3 +25,12 @@ ALEXNET28 = Card(
         "alexnet-d2l: twice the maps, four times the hidden units",
     ),
 )
+SPRINT = Card(
+    title="this package's own network for a good answer in a second",
+    year=2026,
+    paper="deepcnn",
+    input=(1, 28),
+    classes=10,
+    reported=(),
+    training=("recipe fashion-mnist-sprint",),
+)

@@ -1,0 +1,147 @@
+"""A recipe against the clock: seconds from first weights to test accuracy, over several seeds.
+
+    python benchmarks/sprint.py --recipe fashion-mnist-sprint --seeds 20
+
+The data are in memory when the clock starts; it holds drawing the first weights, every update, the
+checkpoint after each epoch, and evaluation of the final weights on the test set in fp32. What the
+command takes besides, from the shell to its result, is measured beside it.
+"""
+
+import io
+import math
+import subprocess
+import time
+from contextlib import redirect_stderr
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import common
+import texts
+from deepcnn import runlog
+from deepcnn.begin import begin, begin_state
+from deepcnn.config import Config
+from deepcnn.device import find_device
+from deepcnn.evaluate import predictions
+from deepcnn.recipes import RECIPES
+from deepcnn.run import Run
+from deepcnn.train import train_epochs
+from seeds import COMMAND, summary
+
+COMMANDS = 5  # timed from the shell
+
+
+class Target(NamedTuple):
+    """Mean test accuracy, seconds within which it must be reached, seconds of the whole command."""
+
+    accuracy: float
+    seconds: float
+    command: float = math.inf
+
+
+TARGETS = {"fashion-mnist-sprint": Target(0.866, 1.2, 8)}
+
+
+def sprint(config: Config, place: Path) -> tuple[float, float]:
+    """Train once; test accuracy and seconds."""
+    folder = place / f"seed-{config.train.seed}"
+    with runlog.opened(folder), redirect_stderr(io.StringIO()):
+        run = begin(config, folder, place / "cache", accept_change=False)
+        began = time.perf_counter()
+        run.state = begin_state(config, run.splits, run.policy)
+        total = config.train.epochs * len(run.slices())
+        with run.display.following(0, total):
+            train_epochs(run, total)
+        accuracy = test_accuracy(run)
+        return accuracy, time.perf_counter() - began
+
+
+def test_accuracy(run: Run) -> float:
+    """As at the end of a run."""
+    images = run.source(run.splits.test)
+    return predictions(run.final_model(), images, run.policy.exact()).accuracy()
+
+
+def whole_command(recipe: str, place: Path, number: int) -> float:
+    """Seconds from the shell to the result, in a new process."""
+    command = [COMMAND, "train", recipe, "--data.root", str(texts.DATASETS)]
+    out = ["--out", str(place / f"command-{number}")]
+    return common.timed(partial(subprocess.run, [*command, *out], check=True, capture_output=True))
+
+
+def measure(recipe: str, num_seeds: int) -> dict[str, Any]:
+    """Every seed once, then the command."""
+    config = RECIPES[recipe]()
+    config = replace(config, data=replace(config.data, root=str(texts.DATASETS)))
+    with TemporaryDirectory() as temporary:
+        place = Path(temporary)
+        seeded = (replace(config, train=replace(config.train, seed=k)) for k in range(num_seeds))
+        results = [sprint(config, place) for config in seeded]
+        commands = [whole_command(recipe, place, number) for number in range(COMMANDS)]
+    accuracies, seconds = zip(*results, strict=True)
+    return {
+        "recipe": recipe,
+        "accuracy": summary(accuracies),
+        "seconds": common.spread(seconds),
+        "command_seconds": common.spread(commands),
+        "accuracies": accuracies,
+    }
+
+
+def judged(record: dict[str, Any]) -> dict[str, Any]:
+    """The record with the targets, if the recipe has some, and whether they are met."""
+    target = TARGETS.get(record["recipe"])
+    if target is None:
+        return record
+    met = {
+        "accuracy": record["accuracy"]["mean"] >= target.accuracy,
+        "seconds": record["seconds"]["median"] <= target.seconds,
+        "command": record["command_seconds"]["median"] <= target.command,
+    }
+    return record | {"target": target._asdict(), "met": met}
+
+
+def in_words(record: dict[str, Any]) -> str:
+    """The result for a person."""
+    accuracy, target = record["accuracy"], record.get("target", {})
+    rows = [["", "", "lowest", "highest", "target", ""]]
+    shown = {
+        "accuracy": ({"median": accuracy["mean"], **accuracy}, "mean accuracy", "{:.2%}"),
+        "seconds": (record["seconds"], "median seconds", "{:.2f}"),
+        "command": (record["command_seconds"], "seconds of the command", "{:.1f}"),
+    }
+    for name, (values, title, form) in shown.items():
+        cells = [form.format(values[key]) for key in ("median", "min", "max")]
+        judgement = ["", ""]
+        if target:
+            judgement = [form.format(target[name]), "met" if record["met"][name] else "MISSED"]
+        rows.append([title, *cells, *judgement])
+    interval = ""
+    if accuracy["interval"]:
+        low, high = accuracy["interval"]
+        interval = f", 95 % interval of the mean {low:.2%} to {high:.2%}"
+    return "\n".join([
+        common.describe(record["conditions"]),
+        f"{record['recipe']}, {accuracy['n']} seeds{interval}",
+        common.table(rows),
+    ])  # fmt: skip
+
+
+def main() -> None:
+    """Measure, print, record."""
+    parser = common.options(__doc__, rounds=0)
+    parser.add_argument("--recipe", choices=sorted(RECIPES), default="fashion-mnist-sprint")
+    parser.add_argument("--seeds", type=common.positive, default=20, help="0, 1, ... (%(default)s)")
+    arguments = parser.parse_args()
+    record: dict[str, Any] = {
+        "name": f"sprint-{arguments.recipe}",
+        "conditions": common.conditions(find_device("auto")),
+    }
+    record = judged(record | measure(arguments.recipe, arguments.seeds))
+    common.finish(record["name"], record, in_words(record), arguments.results)
+
+
+if __name__ == "__main__":
+    main()
