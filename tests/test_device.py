@@ -156,6 +156,15 @@ def test_a_policy_arranges_images_and_lets_16_bits_in() -> None:
             assert used.place(nn.Conv2d(3, 1, 1))(images).dtype == dtype
 
 
+def test_layers_draw_what_they_do_after_torch_manual_seed() -> None:
+    images, draws = torch.ones(9, 9), []
+    for reseed in (Policy("cpu", "fp32", "contiguous", threads=1).reseed, torch.manual_seed):
+        reseed(2**63 - 1)
+        draws.append(nn.functional.dropout(images))
+    assert torch.equal(*draws)
+    assert not torch.equal(draws[0], nn.functional.dropout(images))
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_what_is_set_is_kept_and_nothing_is_measured(precision: str, tmp_path: Path) -> None:
     options = Hardware("cpu", precision, "channels_last", threads=3)

@@ -68,6 +68,15 @@ class Policy:
             threads=settings.threads or self.threads,
         )
 
+    def reseed(self, seed: int) -> None:
+        """Set the global generators that layers such as dropout draw from on this device."""
+        # torch.manual_seed also formats three stack traces for devices not in use, in 0.6 ms.
+        torch.default_generator.manual_seed(seed)
+        if self.device.startswith("cuda"):
+            torch.cuda.manual_seed_all(seed)
+        elif self.device == "mps":
+            torch.mps.manual_seed(seed)
+
     def exact(self) -> "Policy":
         """The same in fp32: what results that are published are measured with."""
         return replace(self, precision="fp32")
@@ -266,14 +275,6 @@ def _time(step: Callable[[], None]) -> float:
         start = time.perf_counter()
         step()
         return time.perf_counter() - start
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether torch or Python gave up for want of memory, which torch says in several ways."""
-    wanting = ("can't allocate memory", "not enough memory", "out of memory")
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and any(words in str(error) for words in wanting)
-    )
 
 
 def _keep_freed_memory() -> None:

@@ -23,7 +23,7 @@ from deepcnn.config import Config
 from deepcnn.data.augment import draw
 from deepcnn.data.images import ImageSet
 from deepcnn.data.loader import Batch, Source, epoch_batches, epoch_order
-from deepcnn.device import is_out_of_memory, mix
+from deepcnn.device import mix
 from deepcnn.errors import DeepcnnError, Interrupted, NonFiniteError
 from deepcnn.evaluate import predictions
 from deepcnn.finish import finish
@@ -103,7 +103,7 @@ def train_epoch(run: Run, images: Source, total: int) -> None:
         progress = (state.step + 0.5) / total
         run.thaw(progress)
         set_lr(state.optimizer, config.optim.lr * lr_factor(config.optim, progress))
-        torch.manual_seed(mix(config.train.seed, "step", state.step))  # for dropout
+        run.policy.reseed(mix(config.train.seed, "step", state.step))  # for dropout
         num_pieces = len(in_pieces(update, config))
         loss, correct = train_step(run, islice(pieces, num_pieces), permutation[update])
         account(run, loss, correct, len(update), time.perf_counter() - began)
@@ -240,12 +240,20 @@ def _memory_explained(config: Config) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
+        if not _is_out_of_memory(error):
             raise
         raise DeepcnnError(
             f"not enough memory for batches of {config.train.batch_size} images: lower "
             "--train.batch_size, raise --train.accumulate (same result) or lower --data.size"
         ) from error
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch or Python gave up for want of memory, which torch says in several ways."""
+    wanting = ("can't allocate memory", "not enough memory", "out of memory")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(words in str(error) for words in wanting)
+    )
 
 
 def _require_finite(run: Run, value: float, what: str, indices: Tensor) -> None:
