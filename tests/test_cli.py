@@ -166,7 +166,11 @@ BAD_SETTINGS = [
     ("optim.momentum", "1", r"optim\.momentum is 1\.0, expected at least 0 and below 1"),
     ("optim.milestones", "a,b", r"optim\.milestones is 'a,b', expected numbers separated by comm"),
     ("optim.milestones", "0.5", r"optim\.milestones belongs to optim\.schedule step"),
-    ("optim.name", "sdg", r"optim\.name is 'sdg', expected one of sgd, adamw; did you mean sgd\?"),
+    (
+        "optim.name",
+        "sdg",
+        r"optim\.name is 'sdg', expected one of sgd, adamw, muon; did you mean sgd\?",
+    ),
     ("data.name", "mnits", r"unknown data set 'mnits'; did you mean mnist\?.* fashion-mnist"),
     ("data.name", "./nowhere", r"nowhere is not a folder; give the folder"),
     ("data.name", "./file", r"file is not a folder; give the folder"),

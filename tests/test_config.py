@@ -47,6 +47,8 @@ EDGES: dict[str, tuple[list[float], list[float]]] = {
     "optim.l1": ([0.0, 1e30], [-1e-9]),
     "optim.warmup": ([0.0, 0.999], [-0.1, 1.0]),
     "optim.clip_norm": ([0.0, 1e30], [-1e-9]),
+    "optim.bias_factor": ([1e-9, 1e4], [0.0, 1.1e4]),
+    "optim.head_factor": ([1e-9, 1e4], [0.0, 1.1e4]),
     "train.epochs": ([0, 1, 100_000], [-1, 100_001]),
     "train.patience": ([0, 1, LARGE], [-1]),
     "transfer.unfreeze_at": ([0.0], [-0.1, 1.1]),  # above 0 it needs a stage
@@ -67,7 +69,7 @@ CHOICES = {
     "data.pixels": {"standardized", "unit", "raw"},
     "augment.flip": {"none", "random", "alternating"},
     "augment.policy": {"none", "randaugment", "trivialaugment"},
-    "optim.name": {"sgd", "adamw"},
+    "optim.name": {"sgd", "adamw", "muon"},
     "optim.schedule": {"constant", "step", "cosine", "triangular"},
     "hardware.precision": {"auto", "fp32", "bf16", "fp16"},
     "hardware.layout": {"auto", "contiguous", "channels_last"},

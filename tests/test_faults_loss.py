@@ -168,7 +168,7 @@ def test_command_says_so_and_fails(settings: Settings, tmp_path: Path) -> None:
     assert last_step(run) == 5
 
 
-@pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
+@pytest.mark.parametrize("optimiser", ["sgd", "adamw", "muon"])
 @pytest.mark.parametrize(("network", "side"), [("mini", 12), ("lenet", 32)])
 def test_enormous_rate_does_not_end_in_a_model(
     optimiser: str, network: str, side: int, settings: Settings, tmp_path: Path

@@ -40,6 +40,12 @@ TORN = b'{"event": "step", "step": 1}\n{"event": "st'  # a record that says too 
 OPTIMISERS: dict[str, Settings] = {
     "sgd": {"optim.name": "sgd", "optim.momentum": 0.9},
     "adamw": {"optim.name": "adamw", "optim.lr": 0.03, "optim.nesterov": False},
+    "muon": {
+        "optim.name": "muon",
+        "optim.lr": 0.1,
+        "optim.momentum": 0.6,
+        "optim.head_factor": 2.0,
+    },
 }
 CASES: dict[str, Settings] = {
     f"{name}, average {ema}, pieces {pieces}": {

@@ -98,7 +98,7 @@ def assert_updates_agree(options: Optim, seed: int) -> None:
         np.testing.assert_allclose(parameter.detach().numpy(), expected[name], rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", ["sgd", "adamw"])
+@pytest.mark.parametrize("name", ["sgd", "adamw", "muon"])
 def test_frozen_parameters_rest_until_they_train(name: str) -> None:
     model, before = network(), tensors(network())
     optimizer = make_optimizer(Optim(name=name, weight_decay=0.5), model)
@@ -209,7 +209,7 @@ PLACES = {"0": 2, "1": 2, "2": 1, "4": 0}  # stages up to the last one
 
 
 @settings(max_examples=30)
-@given(st.sampled_from(["sgd", "adamw"]), st.floats(0.05, 0.99), st.floats(1e-6, 10))
+@given(st.sampled_from(["sgd", "adamw", "muon"]), st.floats(0.05, 0.99), st.floats(1e-6, 10))
 def test_rates_fall_from_stage_to_stage(name: str, decay: float, lr: float) -> None:
     model = Stages()
     optimizer = make_optimizer(Optim(name=name, weight_decay=0.3), model, decay)
@@ -219,8 +219,25 @@ def test_rates_fall_from_stage_to_stage(name: str, decay: float, lr: float) -> N
     for key, parameter in model.named_parameters():
         expected = lr * decay ** PLACES[key.partition(".")[0]]
         assert found[parameter]["lr"] == pytest.approx(expected, rel=1e-12)
-        assert found[parameter]["weight_decay"] == (0.3 if parameter.ndim > 1 else 0)
+        is_decayed = parameter.ndim == 2 or (parameter.ndim > 2 and name != "muon")
+        assert found[parameter]["weight_decay"] == (0.3 if is_decayed else 0)
     assert optimizer.param_groups[-1]["lr"] == lr  # the last layer's
+
+
+@settings(max_examples=30)
+@given(st.sampled_from(["sgd", "adamw"]), st.floats(0.01, 100), st.floats(0.01, 100))
+def test_biases_and_the_last_layer_have_rates_of_their_own(
+    name: str, of_biases: float, of_head: float
+) -> None:
+    model = Stages()
+    options = Optim(name=name, bias_factor=of_biases, head_factor=of_head)
+    optimizer = make_optimizer(options, model, 0.5)
+    set_lr(optimizer, 3.0)
+    rates = {p: group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    for key, parameter in model.named_parameters():
+        stage = key.partition(".")[0]
+        factor = of_biases if parameter.ndim == 1 else of_head if stage == "4" else 1
+        assert rates[parameter] == pytest.approx(3 * factor * 0.5 ** PLACES[stage], rel=1e-12)
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])

@@ -18,7 +18,7 @@ LEVELS = (
     ("__init__", "data", "errors", "files", "metrics"),
     ("checked", "interrupt", "progress", "models.card", "models.stem",
      "models.init", "models.weights", "models.lrn", "models.pool", "data.threads"),
-    ("config", "models.transfer"),
+    ("config", "muon", "models.transfer"),
     ("cost", "device", "recipes", "settings", "optim", "models.alexnet", "models.alexnet28",
      "models.alexnet_texts", "models.compact", "models.googlenet", "models.lenet", "models.mlp",
      "models.resnet", "models.resnet_cifar", "models.sprint", "models.vgg", "models.zoo",

@@ -132,9 +132,19 @@ class Augment(Section):
 class Optim(Section):
     """The update rule and the course of the learning rate."""
 
-    name: str = setting("sgd", "update rule", choices=("sgd", "adamw"))
+    name: str = setting(
+        "sgd",
+        "update rule; muon is for convolutions before a norm, and SGD for the rest",
+        choices=("sgd", "adamw", "muon"),
+    )
     lr: float = setting(0.1, "highest learning rate", above=0, at_most=1e6)
-    momentum: float = setting(0.9, "momentum of SGD", at_least=0, below=1)
+    bias_factor: float = setting(
+        1.0, "learning rate of norms and biases, as a multiple", above=0, at_most=1e4
+    )
+    head_factor: float = setting(
+        1.0, "learning rate of the last layer's weights, as a multiple", above=0, at_most=1e4
+    )
+    momentum: float = setting(0.9, "momentum of SGD and Muon", at_least=0, below=1)
     nesterov: bool = setting(False, "Nesterov's form of SGD's momentum")
     weight_decay: float = setting(0.0, "L2 penalty; not on norms and biases", at_least=0)
     l1: float = setting(0.0, "L1 penalty; not on norms and biases", at_least=0)

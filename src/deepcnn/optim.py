@@ -9,45 +9,60 @@ from torch import Tensor, nn
 
 from deepcnn.config import Optim
 from deepcnn.models import transfer
+from deepcnn.muon import Muon
 
+BESIDE_MUON = 0.85  # momentum of what Muon does not take: airbench94
 LR_DROP = 0.1  # what a milestone multiplies the rate by: Krizhevsky et al. 2012, section 5
 
 
 def make_optimizer(
     settings: Optim, model: nn.Module, stage_decay: float = 1.0
 ) -> torch.optim.Optimizer:
-    """SGD or AdamW over all parameters; norms and biases (one axis) are not decayed.
+    """SGD, AdamW or Muon over all parameters; norms and biases (one axis) are not decayed.
 
-    With a `stage_decay` below 1 each stage has groups of its own, whose `factor` of the learning
-    rate is that share of the next stage's; the last layer's is 1.
+    Each group has a `factor` of the learning rate: with a `stage_decay` below 1 that share of the
+    next stage's, and 1 in the last; times what `settings` say of norms, biases and the last layer.
     """
     stages: list[dict[str, Any]] = [{"params": list(model.parameters()), "lr": 1.0}]
     if stage_decay < 1:
         stages = transfer.parameter_groups(model, 1.0, stage_decay)
+    head = set(transfer.head(model).parameters()) if settings.head_factor != 1 else set()
+
+    def kind(parameter: Tensor) -> tuple[bool, bool, float]:
+        """Whether it is a vector, whether Muon takes it, its factor."""
+        if parameter.ndim <= 1:
+            return True, False, settings.bias_factor
+        is_filter = settings.name == "muon" and parameter.ndim == 4
+        return False, is_filter, settings.head_factor if parameter in head else 1.0
+
     groups = [
         {
-            "params": [p for p in stage["params"] if (p.ndim > 1) == is_decayed],
-            "weight_decay": settings.weight_decay if is_decayed else 0.0,
-            "factor": stage["lr"],
+            "params": [p for p in stage["params"] if kind(p) == each],
+            "weight_decay": 0.0 if is_vector or is_filter else settings.weight_decay,
+            "factor": stage["lr"] * factor,
+            **(_inertia(settings.momentum) if is_filter else {}),
         }
         for stage in stages
-        for is_decayed in (True, False)
+        for each in sorted({kind(p) for p in stage["params"]})
+        for is_vector, is_filter, factor in [each]
     ]
     # One pass over memory instead of four; MPS has no such kernel for SGD.
     fused = next(model.parameters()).device.type in ("cpu", "cuda")
     if settings.name == "adamw":
         return torch.optim.AdamW(groups, lr=settings.lr, fused=fused)
-    optimizer = torch.optim.SGD(
-        groups,
-        lr=settings.lr,
-        momentum=settings.momentum,
-        nesterov=settings.nesterov,
-        fused=fused,
-    )
-    if settings.momentum:  # one kernel takes no parameters of which some have moved and some not
+    rule, momentum, nesterov = torch.optim.SGD, settings.momentum, settings.nesterov
+    if settings.name == "muon":
+        rule, momentum, nesterov = Muon, BESIDE_MUON, True
+    optimizer = rule(groups, lr=settings.lr, momentum=momentum, nesterov=nesterov, fused=fused)
+    if momentum:  # one kernel takes no parameters of which some have moved and some not
         for parameter in model.parameters():
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
+
+
+def _inertia(momentum: float) -> dict[str, Any]:
+    """What makes a group Muon's: it keeps the momentum, and SGD has none."""
+    return {"inertia": momentum, "momentum": 0.0, "nesterov": False}
 
 
 def lr_factor(settings: Optim, progress: float) -> float:

@@ -198,7 +198,8 @@ def note(run: Run, loss: float, num_images: int, total: int) -> None:
     """Show and record the update just made; checkpoint when one is due."""
     state = run.state
     if state.step % max(1, total // EVENTS_PER_RUN) == 0:
-        lr = state.optimizer.param_groups[-1]["lr"]  # the last layer's, the highest
+        group = state.optimizer.param_groups[-1]
+        lr = group["lr"] / group["factor"]
         run.record(event="step", step=state.step, lr=lr, loss=loss, moving_loss=state.moving_loss)
     facts = f"loss {state.moving_loss:.4f}  accuracy {state.correct / state.seen:.3f}"
     run.display.step(state.step, state.epoch, facts, num_images)
