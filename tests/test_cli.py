@@ -185,6 +185,7 @@ BAD_SETTINGS = [
     ("data.validation", "96", r"cannot hold out 96 of 96 images: .* between 1 and 95, or 0"),
     ("model.name", "lenett", r"unknown model 'lenett'; did you mean lenet\?"),
     ("model.name", "lenet", r"lenet cannot take 12x12 images; it takes images from 32x32 to 35x35"),
+    ("model.init", "whitened", r"whitened is for networks that begin with a whitening layer"),
     ("model.init", "xaver", r"unknown initialiser 'xaver'; did you mean xavier\?"),
     ("hardware.device", "tpu", r"unknown device 'tpu', expected auto, cpu, cuda, cuda:N or mps"),
     ("hardware.device", "cuda:99", r"device cuda:99 is not there: \d+ CUDA devices found"),

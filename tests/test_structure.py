@@ -15,14 +15,14 @@ SOURCE = Path(deepcnn.__file__).parent
 
 # A module imports from rows above its own only.
 LEVELS = (
-    ("__init__", "data", "errors", "files", "metrics"),
+    ("__init__", "data", "errors", "files", "metrics", "models.whitening"),
     ("checked", "interrupt", "progress", "models.card", "models.stem",
      "models.init", "models.weights", "models.lrn", "models.pool", "data.threads"),
     ("config", "muon", "models.transfer"),
     ("cost", "device", "recipes", "settings", "optim", "models.alexnet", "models.alexnet28",
      "models.alexnet_texts", "models.compact", "models.googlenet", "models.lenet", "models.mlp",
-     "models.resnet", "models.resnet_cifar", "models.sprint", "models.vgg", "models.zoo",
-     "models.cards.alexnet", "models.cards.compact", "models.cards.googlenet",
+     "models.resnet", "models.resnet_cifar", "models.speedy", "models.sprint", "models.vgg",
+     "models.zoo", "models.cards.alexnet", "models.cards.compact", "models.cards.googlenet",
      "models.cards.lenet", "models.cards.resnet", "models.cards.texts", "models.cards.vgg"),
     ("models.cards", "models.cache", "data.colour", "data.decode", "data.geometry",
      "data.holdout", "data.table"),

@@ -45,7 +45,7 @@ def begin(config: Config, folder: Path, cache: Path, accept_change: bool) -> Run
     _check_names(config)
     splits = load_splits(config.data, config.train.seed, display.say)
     _check_fit(config, splits)
-    _check_transfer(config, splits)
+    _check_model(config, splits)
     interrupt.check()
     fingerprint = splits.fingerprint()
     if begun:
@@ -158,10 +158,11 @@ def _check_fit(config: Config, splits: Splits) -> None:
     )
 
 
-def _check_transfer(config: Config, splits: Splits) -> None:
+def _check_model(config: Config, splits: Splits) -> None:
     """Refuse, before any time is spent, what the network or the images have not got."""
     with torch.device("meta"):
         model = _build(config, splits)
+    models.check_initializer(config.model.init, model)
     if config.transfer.freeze:
         transfer.place(model, config.transfer.freeze)
     if config.transfer.probe:

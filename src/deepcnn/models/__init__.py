@@ -17,13 +17,14 @@ from deepcnn.models import (
     mlp,
     resnet,
     resnet_cifar,
+    speedy,
     sprint,
     vgg,
     zoo,
 )
 from deepcnn.models.card import Card, Landmark
 from deepcnn.models.compact import Compact
-from deepcnn.models.init import BY_DATA, INITIALIZERS
+from deepcnn.models.init import BY_DATA, INITIALIZERS, whitening_layer
 from deepcnn.models.weights import load_weights
 
 __all__ = [
@@ -79,6 +80,7 @@ MODELS: dict[str, Landmark] = {
     "resnet56": Landmark(resnet_cifar.resnet56, cards.resnet.RESNET56),
     "resnet110": Landmark(resnet_cifar.resnet110, cards.resnet.RESNET110),
     "compact": Landmark(Compact, cards.compact.COMPACT),
+    "speedy": Landmark(speedy.Speedy, cards.compact.SPEEDY),
     "sprint": Landmark(sprint.Sprint, cards.compact.SPRINT, takes_side=True),
 }
 
@@ -109,9 +111,13 @@ def initialize(model: nn.Module, name: str, images: Callable[[], Tensor]) -> Non
         INITIALIZERS[name](model)
 
 
-def check_initializer(name: str) -> None:
-    """Raise ConfigError with the nearest name for an unknown initialiser."""
+def check_initializer(name: str, model: nn.Module | None = None) -> None:
+    """Raise ConfigError with the nearest name for an unknown initialiser, and for one that a given
+    network has no use for.
+    """
     look_up("initialiser", name, {**INITIALIZERS, **BY_DATA})
+    if name == "whitened" and model is not None:
+        whitening_layer(model)
 
 
 def check_input(name: str, num_classes: int, in_channels: int, side: int, pad: int = 0) -> None:

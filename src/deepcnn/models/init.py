@@ -13,6 +13,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from deepcnn.errors import ConfigError
+from deepcnn.models.whitening import PatchWhitening
+
 
 def keep_default(model: nn.Module) -> None:
     """Keep what construction drew: as the network's source says, else PyTorch's default, which is
@@ -99,6 +102,22 @@ def unit_variance(model: nn.Module, images: Tensor) -> None:
     model.train(was_training)
 
 
+def whitened(model: nn.Module, images: Tensor) -> None:
+    """Keep what construction drew, and set the whitening layer from `images` N C H W."""
+    whitening_layer(model).fit(images)
+
+
+def whitening_layer(model: nn.Module) -> PatchWhitening:
+    """The first one of a network; ConfigError if it has none."""
+    layers = (layer for layer in model.modules() if isinstance(layer, PatchWhitening))
+    if (first := next(layers, None)) is None:
+        raise ConfigError(
+            "initialiser whitened is for networks that begin with a whitening layer, such as "
+            "speedy: choose another --model.init"
+        )
+    return first
+
+
 def weighted_layers(model: nn.Module) -> Iterator[nn.Conv2d | nn.Linear]:
     """Convolutions and linear layers, in module order."""
     return (layer for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear))
@@ -120,4 +139,7 @@ INITIALIZERS: dict[str, Callable[[nn.Module], None]] = {
     "alexnet": alexnet,
     "orthogonal": orthogonal,
 }
-BY_DATA: dict[str, Callable[[nn.Module, Tensor], None]] = {"unit-variance": unit_variance}
+BY_DATA: dict[str, Callable[[nn.Module, Tensor], None]] = {
+    "unit-variance": unit_variance,
+    "whitened": whitened,
+}
