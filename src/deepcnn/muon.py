@@ -11,7 +11,7 @@ from torch import Tensor
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic that drives singular values towards 1
 ITERATIONS = 3  # airbench94; for large matrices 5
-SMALLEST = 1e-7  # norm of a gradient that is divided by
+SMALLEST = 1e-7  # norm that is divided by
 
 
 class Muon(torch.optim.SGD):
@@ -40,7 +40,7 @@ class Muon(torch.optim.SGD):
             state["momentum_buffer"] = torch.zeros_like(filters)
         velocity = state["momentum_buffer"].mul_(inertia).add_(gradient)
         ahead = gradient.add(velocity, alpha=inertia)
-        filters.mul_(len(filters) ** 0.5 / filters.norm())
+        filters.mul_(len(filters) ** 0.5 / filters.norm().clamp(min=SMALLEST))
         gradient.copy_(orthogonalized(ahead.flatten(1)).reshape(filters.shape))
 
 

@@ -29,7 +29,6 @@ BUFFER = 4_096  # pictures of shards that are shuffled together
 MOST_IMAGES, MOST_PIXELS = 256, 2**21  # at once in evaluation: 41 at 224x224
 AHEAD = 2  # batches read in advance for a device that computes meanwhile; the CPU has no time to
 
-
 Finish = Callable[[Tensor, Tensor], Tensor]  # images uint8 at indices as numbers
 
 
