@@ -41,10 +41,12 @@ def in_words(accuracies: Accuracies) -> str:
     lines = []
     for (one, first), (other, second) in pairwise(accuracies.items()):
         facts = summary(differences(first, second))
-        low, high = facts["interval"]
+        seeds, interval = facts["n"], ""  # one pair says nothing of chance
+        if facts["interval"]:
+            low, high = facts["interval"]
+            interval = f", 95 % interval {100 * low:+.2f} to {100 * high:+.2f}"
         lines.append(
-            f"{other} - {one}: {100 * facts['mean']:+.2f} points over {facts['n']} paired seeds, "
-            f"95 % interval {100 * low:+.2f} to {100 * high:+.2f}"
+            f"{other} - {one}: {100 * facts['mean']:+.2f} points, paired seeds: {seeds}{interval}"
         )
     return "\n".join(lines)
 

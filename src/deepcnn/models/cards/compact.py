@@ -31,7 +31,7 @@ SPRINT = Card(
     paper="deepcnn",
     input=(1, 28),
     classes=10,
-    reported=(),
+    reported=("Fashion-MNIST test 87.28 % after 1 epoch, mean of 20 seeds: docs/results.md",),
     training=("recipe fashion-mnist-sprint",),
 )
 SPEEDY = Card(
