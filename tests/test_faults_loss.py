@@ -237,10 +237,13 @@ def test_short_last_batch(accumulate: int, more: int, tmp_path: Path) -> None:
     )
 
 
-def test_scaler_leaves_out_an_update_that_overflows(settings: Settings, tmp_path: Path) -> None:
+@pytest.mark.parametrize("optimiser", ["sgd", "muon"])
+def test_scaler_leaves_out_an_update_that_overflows(
+    optimiser: str, settings: Settings, tmp_path: Path
+) -> None:
     """In fp16 a gradient that is no number is expected now and then: no update, a lower scale."""
     run = tmp_path / "run"
-    settings = settings | {"hardware.precision": "fp16"}
+    settings = settings | {"hardware.precision": "fp16", "optim.name": optimiser}
     with pytest.MonkeyPatch.context() as patch:
         spoil_gradient(5, patch.setattr)
         stop_early(settings, run, 5)
@@ -248,7 +251,10 @@ def test_scaler_leaves_out_an_update_that_overflows(settings: Settings, tmp_path
     assert_all_finite(after)
     unchanged = [name for name in after if name.endswith((".weight", ".bias"))]
     unchanged = [name for name in unchanged if name.startswith("weights.safetensors ")]
-    assert unchanged
+    unchanged += [name for name in after if name.endswith("momentum_buffer")]
+    assert {name.partition(" ")[0] for name in unchanged} == {
+        "weights.safetensors", "state.safetensors",
+    }  # fmt: skip
     for name in unchanged:
         assert torch.equal(before[name], after[name]), name
     scales = [

@@ -57,7 +57,10 @@ for optimiser in OPTIMISERS:
     CASES[f"{optimiser}, channels last"] = {
         **OPTIMISERS[optimiser], "train.ema": 0.9, "hardware.layout": "channels_last",
     }  # fmt: skip
-CASES["sgd, fp16 with a scaler"] = {**OPTIMISERS["sgd"], "hardware.precision": "fp16"}
+for optimiser in ("sgd", "muon"):
+    CASES[f"{optimiser}, fp16 with a scaler"] = {
+        **OPTIMISERS[optimiser], "hardware.precision": "fp16",
+    }  # fmt: skip
 CASES["adamw, bf16, clipped"] = {
     **OPTIMISERS["adamw"], "hardware.precision": "bf16", "optim.clip_norm": 0.1,
 }  # fmt: skip

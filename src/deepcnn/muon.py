@@ -23,6 +23,11 @@ class Muon(torch.optim.SGD):
     SGD, is 0.
     """
 
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        # A scaler is to leave out an update that overflows before it comes here, not in the kernel.
+        self._step_supports_amp_scaling = False
+
     def step(self, closure: Any = None) -> Any:
         """Make one update from the gradients, which are those of the filters no more afterwards."""
         for group in self.param_groups:
