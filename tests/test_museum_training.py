@@ -109,6 +109,10 @@ def test_weights_of_a_run_begin_another(data: Path, tmp_path: Path) -> None:
         (("--model.weights", "nowhere.safetensors"), "model.weights: nowhere.safetensors is no"),
         (("--model.name", "timm/resnet18x"), "unknown model 'timm/resnet18x'; did you mean"),
         (("--model.name", "tims/resnet18"), "unknown library 'tims'; did you mean timm?"),
+        (
+            ("--model.name", "mlp", "--optim.name", "muon"),
+            "muon is for convolutions, and mlp has n",
+        ),
         (("--model.name", "alexnet"), "alexnet cannot take 12x12 images; it takes images of at"),
     ],
 )

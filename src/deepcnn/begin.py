@@ -163,6 +163,11 @@ def _check_model(config: Config, splits: Splits) -> None:
     with torch.device("meta"):
         model = _build(config, splits)
     models.check_initializer(config.model.init, model)
+    if config.optim.name == "muon" and all(p.ndim != 4 for p in model.parameters()):
+        raise ConfigError(
+            f"optim.name muon is for convolutions, and {config.model.name} has none: choose sgd or "
+            "adamw"
+        )
     if config.transfer.freeze:
         transfer.place(model, config.transfer.freeze)
     if config.transfer.probe:

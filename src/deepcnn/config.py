@@ -145,8 +145,10 @@ class Optim(Section):
         1.0, "learning rate of the last layer's weights, as a multiple", above=0, at_most=1e4
     )
     momentum: float = setting(0.9, "momentum of SGD and Muon", at_least=0, below=1)
-    nesterov: bool = setting(False, "Nesterov's form of SGD's momentum")
-    weight_decay: float = setting(0.0, "L2 penalty; not on norms and biases", at_least=0)
+    nesterov: bool = setting(False, "Nesterov's form of SGD's momentum; Muon always has it")
+    weight_decay: float = setting(
+        0.0, "L2 penalty; not on norms and biases, nor on what Muon updates", at_least=0
+    )
     l1: float = setting(0.0, "L1 penalty; not on norms and biases", at_least=0)
     schedule: str = setting(
         "constant",
