@@ -19,6 +19,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageFile
 
 from deepcnn import interrupt
@@ -449,6 +450,36 @@ def test_facts_that_cannot_be_written(
     assert said[0].startswith("pictures will be looked at again in the next run: ")
     assert said[0].endswith("Input/output error")
     assert not list((cache / "here").iterdir())
+
+
+def test_the_disk_is_left_alone_at_first(
+    paths: list[Path], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits, over = [], threading.Event()
+
+    class Program:
+        def join(self, seconds: float) -> None:
+            waits.append(seconds)
+            over.wait(60)
+
+    monkeypatch.setattr(kept, "main_thread", Program)
+    monkeypatch.setattr(kept, "QUIET", 7.0)
+    try:
+        found = scan(whole_files(tuple(map(str, paths))), Decoding(3), cache, 2, pytest.fail)
+        assert found.kept.pixels is not None
+        assert [folder.name for folder in cache.iterdir() if (folder / FACTS).exists()] == []
+    finally:
+        over.set()
+    wait_for_the_disk()
+    assert waits == [7]
+    assert [folder for folder in cache.iterdir() if (folder / FACTS).exists()]
+
+
+def test_pytorch_uses_one_thread_in_each_of_several() -> None:
+    threads = torch.get_num_threads()
+    found = in_threads(lambda _: torch.get_num_threads(), [range(4)], 2, ahead=0)
+    assert list(found) == [[1, 1, 1, 1]]
+    assert torch.get_num_threads() == threads
 
 
 def test_a_program_that_ends_leaves_its_look(paths: list[Path], cache: Path) -> None:
