@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from deepcnn.models.whitening import PatchWhitening
 
 WIDTHS = (64, 256, 256)  # maps of the groups
-HEAD_DIVISOR = 256
 
 
 class BiasNorm(nn.BatchNorm2d):
@@ -65,7 +64,7 @@ class Speedy(nn.Module):
         x = self.group2(x)  # N 256 7 7
         x = self.group3(x)  # N 256 3 3
         x = x.amax((2, 3))  # N 256
-        logits: Tensor = self.head(x) / HEAD_DIVISOR
+        logits: Tensor = self.head(x) / self.head.in_features  # weights have a deviation of 1
         return logits  # N num_classes
 
 
