@@ -28,7 +28,7 @@ def curve(folder: Path) -> Curve:
     events = [json.loads(line) for line in lines]
     epochs = [event for event in events if event["event"] == "epoch"]
     if not epochs or "test_accuracy" not in epochs[0]:
-        raise SystemExit(f"{folder} has not measured its epochs: run with --train.test_each_epoch")
+        raise SystemExit(f"{folder} has not measured its epochs: add --train.test_each_epoch true")
     return [(event["epoch"], event["test_accuracy"]) for event in epochs]
 
 
@@ -46,7 +46,11 @@ def draw(curves: dict[str, Curve], path: Path) -> None:
 
 def main() -> None:
     """Read, print, draw."""
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     parser.add_argument("runs", nargs="+", type=named, metavar="NAME=FOLDER")
     parser.add_argument("--picture", type=Path, required=True, help="PNG file to write")
     arguments = parser.parse_args()
