@@ -1,6 +1,8 @@
 """Test accuracy after every epoch of several runs in one picture, from what the runs recorded.
 
-python benchmarks/epochs.py AlexNet=runs/a LeNet=runs/b --picture docs/alexnet-lenet.png
+    python benchmarks/epochs.py AlexNet=runs/a LeNet=runs/b --picture docs/alexnet-lenet.png
+
+Runs measure every epoch with `--train.test_each_epoch true`.
 """
 
 import argparse
