@@ -123,7 +123,7 @@ def measure(config: Config, steps: int, rounds: int) -> dict[str, Any]:
 
 def rates(seconds: dict[str, list[float]], images: int, peak: common.Peaks) -> dict[str, Any]:
     """Images per second of each side, their ratio, and how much of the machine that is."""
-    work = gflop_per_image(models.build("alexnet-d2l", 10, 1))
+    work = gflop_per_image(models.build("alexnet-d2l", 10, 1, texts.SIDE))
     record: dict[str, Any] = {"gflop_per_image": work}
     for name, values in seconds.items():
         speed = common.spread([images / value for value in values])

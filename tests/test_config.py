@@ -65,6 +65,7 @@ CHOICES = {
     "data.on_bad": {"stop", "skip", "read"},
     "data.geometry": {"crop", "squash", "letterbox"},
     "data.interpolation": {"bilinear", "bicubic"},
+    "data.views": {"plain", "flip", "flip_shift"},
     "train.keep": {"last", "best"},
     "data.pixels": {"standardized", "unit", "raw"},
     "augment.flip": {"none", "random", "alternating"},

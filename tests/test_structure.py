@@ -17,7 +17,7 @@ SOURCE = Path(deepcnn.__file__).parent
 LEVELS = (
     ("__init__", "data", "errors", "files", "metrics", "models.whitening"),
     ("checked", "interrupt", "progress", "models.card", "models.stem",
-     "models.init", "models.weights", "models.lrn", "models.pool", "data.threads"),
+     "models.init", "models.weights", "models.lrn", "models.pool", "data.threads", "data.views"),
     ("config", "muon", "models.transfer"),
     ("cost", "device", "recipes", "settings", "optim", "models.alexnet", "models.alexnet28",
      "models.alexnet_texts", "models.compact", "models.googlenet", "models.lenet", "models.mlp",

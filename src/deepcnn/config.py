@@ -55,6 +55,12 @@ class Data(Section):
     pad: int = setting(
         0, "pixels of background added on every side after resizing", at_least=0, at_most=512
     )
+    views: str = setting(
+        "plain",
+        "views of an image that are averaged when the model is tested and used: itself; also its "
+        "mirror image; also both moved by a pixel either way",
+        choices=("plain", "flip", "flip_shift"),
+    )
     pixels: str = setting(
         "standardized",
         "scale: mean 0 and deviation 1 by channel, [0, 1], or [0, 255]",

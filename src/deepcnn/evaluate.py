@@ -14,6 +14,7 @@ from deepcnn.data import catalog, pictures
 from deepcnn.data.images import ImageSet
 from deepcnn.data.loader import Source, in_order, source
 from deepcnn.data.splits import load_splits
+from deepcnn.data.views import mean_logits
 from deepcnn.device import Policy, plain_policy
 from deepcnn.errors import DataError, RunError
 from deepcnn.progress import reported, say
@@ -38,18 +39,25 @@ class Predictions:
 def predictions(
     model: nn.Module, images: Source, policy: Policy, batch_size: int = 0
 ) -> Predictions:
-    """Run `model` over every image of the set once, `batch_size` at once, 0: as `at_once` says.
+    """Run `model` over every image of the set, `batch_size` at once, 0: as `at_once` says; once,
+    or in each of the views that the preprocessing names.
 
     Raises Interrupted between two batches.
     """
     model.eval()
     logits, labels = [], []
+    views = images.preprocess.views
+
+    def network(pixels: Tensor) -> Tensor:
+        answer: Tensor = model(policy.arrange(pixels))
+        return answer.float()
+
     batch_size = batch_size or images.at_once()
     num_batches = math.ceil(len(images) / batch_size)
     for batch in reported(in_order(images, batch_size), num_batches, "evaluating"):
         interrupt.check()
         with policy.autocast():
-            logits.append(model(policy.arrange(batch.images)).float().cpu())
+            logits.append(mean_logits(network, batch.images, views).cpu())
         labels.append(batch.labels.cpu())
     result = Predictions(torch.cat(logits), torch.cat(labels))
     assert len(result.labels) == len(images), "an image was left out or counted twice"

@@ -9,6 +9,7 @@ import torch
 from deepcnn import interrupt
 from deepcnn.artefact import Artefact
 from deepcnn.data.decode import decode
+from deepcnn.data.views import mean_logits
 from deepcnn.errors import ImageError
 
 
@@ -38,7 +39,8 @@ def predict(artefact: Artefact, paths: Iterable[Path], top: int) -> Iterator[Ans
         except ImageError as error:
             yield Answer(path, error=str(error))
             continue
-        logits = artefact.model(preprocess(preprocess.frame(picture)[None]))[0]
+        pixels = preprocess(preprocess.frame(picture)[None])
+        logits = mean_logits(artefact.model, pixels, preprocess.views)[0]
         probabilities = logits.double().softmax(dim=0)
         best = probabilities.sort(descending=True, stable=True)
         ranked = zip(best.indices.tolist()[:top], best.values.tolist()[:top], strict=True)

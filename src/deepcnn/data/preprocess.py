@@ -33,6 +33,7 @@ class Preprocess:
     geometry: str = "none"
     keep: float = 1.0
     interpolation: str = "bilinear"
+    views: str = "plain"  # averaged by whoever computes logits: see `data.views`
     least: int = 0  # the short side that pictures are decoded for: see `decode_bytes`
 
     @property

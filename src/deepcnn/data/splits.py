@@ -91,7 +91,14 @@ def make_preprocess(data: Data, train: ImageSet) -> Preprocess:
     channels, none = train.num_channels, ((0.0,) * train.num_channels, (1.0,) * train.num_channels)
     keep = data.keep if data.geometry == "crop" else 1.0
     preprocess = Preprocess(
-        channels, data.size or train.size, data.pad, *none, "none", keep, data.interpolation
+        channels,
+        data.size or train.size,
+        data.pad,
+        *none,
+        "none",
+        keep,
+        data.interpolation,
+        data.views,
     )
     if isinstance(train.images, Photos):
         side, least = pictures.square_side(data, train), pictures.least_side(data)

@@ -1,0 +1,97 @@
+"""Views of images against NumPy, and by what does not change."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from deepcnn import models
+from deepcnn.artefact import Artefact
+from deepcnn.data.images import ImageSet
+from deepcnn.data.loader import source
+from deepcnn.data.preprocess import Preprocess
+from deepcnn.data.views import VIEWS, mean_logits
+from deepcnn.device import Policy
+from deepcnn.evaluate import predictions
+from deepcnn.predict import predict
+
+PLAIN = Policy("cpu", "fp32", "contiguous", threads=1)
+SIDE = 9
+
+
+def pixels(number: int = 5, channels: int = 2) -> Tensor:
+    generator = np.random.default_rng(0)
+    return torch.from_numpy(generator.random((number, channels, SIDE, SIDE), dtype=np.float32))
+
+
+def by_numpy(
+    images: Tensor, views: str
+) -> list[tuple[float, np.ndarray[tuple[int, ...], np.dtype[np.float32]]]]:
+    """The same views, moved by indexing a padded copy."""
+    plain = images.numpy()
+    padded = np.pad(plain, ((0, 0), (0, 0), (1, 1), (1, 1)), mode="reflect")
+    down, up = padded[..., :-2, :-2], padded[..., 2:, 2:]
+    if views == "plain":
+        return [(1.0, plain)]
+    if views == "flip":
+        return [(0.5, plain), (0.5, plain[..., ::-1])]
+    mirrored = [(0.25, plain), (0.25, plain[..., ::-1])]
+    moved = [(0.125, view) for each in (down, up) for view in (each, each[..., ::-1])]
+    return mirrored + moved
+
+
+@pytest.mark.parametrize("views", VIEWS)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_mean_is_that_of_a_plain_construction(views: str, layout: torch.memory_format) -> None:
+    images = pixels().contiguous(memory_format=layout)
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 49, 3))
+    expected = torch.zeros(len(images), 3)
+    for weight, view in by_numpy(images, views):
+        expected += weight * network(torch.from_numpy(view.copy()))
+    found = mean_logits(network, images, views)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("views", VIEWS)
+def test_the_weights_sum_to_one(views: str) -> None:
+    assert sum(weight for weight, _ in VIEWS[views]) == 1
+
+
+def test_a_mirror_image_gets_the_same_answer() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(2 * SIDE**2, 3))
+    images = pixels()
+    torch.testing.assert_close(
+        mean_logits(network, images, "flip"), mean_logits(network, images.flip(3), "flip")
+    )
+    assert not torch.allclose(network(images), network(images.flip(3)))
+
+
+@pytest.mark.parametrize("views", VIEWS)
+def test_evaluation_and_prediction_use_the_views_of_the_model(views: str, tmp_path: Path) -> None:
+    generator = np.random.default_rng(1)
+    stored = generator.integers(0, 256, (4, 1, 28, 28), dtype=np.uint8)
+    torch.manual_seed(0)
+    model = models.build("compact", 3, 1, 28).eval()
+    preprocess = Preprocess(1, 28, 0, (0.3,), (0.35,), views=views)
+    images = ImageSet("noise", stored, np.zeros(4, np.int64), ("a", "b", "c"))
+    seen = predictions(model, source(images, preprocess, torch.device("cpu")), PLAIN)
+    once = replace(preprocess, views="plain")
+    numbers = preprocess(torch.from_numpy(stored))
+    with torch.no_grad():
+        torch.testing.assert_close(seen.logits, mean_logits(model, numbers, views))
+    alone = predictions(model, source(images, once, torch.device("cpu")), PLAIN)
+    assert torch.equal(seen.logits, alone.logits) == (views == "plain")
+    paths = [tmp_path / f"{number}.png" for number in range(4)]
+    for path, image in zip(paths, stored, strict=True):
+        Image.fromarray(image[0]).save(path)
+    answers = predict(Artefact(model, preprocess, images.classes, {}), paths, top=3)
+    shares = seen.logits.double().softmax(dim=1)
+    for answer, expected in zip(answers, shares, strict=True):
+        found = dict(answer.classes)
+        assert [found[name] for name in "abc"] == pytest.approx(expected.tolist(), abs=1e-6)
