@@ -40,7 +40,7 @@ class Training:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.images = run.source(run.splits.train)
-        self.slices = run.slices()
+        self.slices = run.slices(0)
         self.total = run.config.train.epochs * len(self.slices)
 
     def train(self, num_updates: int) -> float:
@@ -49,7 +49,7 @@ class Training:
         if state.step + num_updates > len(self.slices):
             state.step = 0
         # An epoch that ends after these updates: the loop itself stays the package's own.
-        run.slices = lambda: self.slices[: state.step + num_updates]  # type: ignore[method-assign]
+        run.slices = lambda _: self.slices[: state.step + num_updates]  # type: ignore[method-assign]
         # What the loop shows is wrong here: its clock runs while the other side computes.
         with redirect_stderr(io.StringIO()), run.display.following(state.step, self.total):
             train_epoch(run, self.images, self.total)

@@ -582,8 +582,9 @@ def test_nothing_is_written_to_print_a_configuration(
 
 
 def test_lists_name_everything(capsys: pytest.CaptureFixture[str]) -> None:
-    from deepcnn.config import Config, flat
+    from deepcnn.config import Config
     from deepcnn.models import MODELS
+    from deepcnn.settings import flat
 
     lists = {"recipes": RECIPES, "data list": catalog.CATALOG, "models": MODELS,
              "settings": flat(Config())}  # fmt: skip

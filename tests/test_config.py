@@ -15,10 +15,9 @@ from deepcnn.config import (
     Optim,
     Train,
     Transfer,
-    descriptions,
-    flat,
 )
 from deepcnn.errors import ConfigError
+from deepcnn.settings import descriptions, flat
 
 LARGE = 10**30
 
@@ -57,6 +56,7 @@ EDGES: dict[str, tuple[list[float], list[float]]] = {
     "train.accumulate": ([1, LARGE], [0, -1]),
     "train.label_smoothing": ([0.0, 0.999], [-0.1, 1.0]),
     "train.ema": ([0.0, 0.999], [-0.1, 1.0]),
+    "train.hardest": ([1e-9, 1.0], [0.0, 1.1]),
     "train.seed": ([0, 2**63 - 1], [-1, 2**63]),
     "train.checkpoint_seconds": ([0.0, 1e30], [-1e-9]),
     "hardware.threads": ([0, 4_096], [-1, 4_097]),

@@ -64,6 +64,9 @@ for optimiser in ("sgd", "muon"):
 CASES["adamw, bf16, clipped"] = {
     **OPTIMISERS["adamw"], "hardware.precision": "bf16", "optim.clip_norm": 0.1,
 }  # fmt: skip
+CASES["muon, the hardest half"] = {  # 8 updates, then 4 an epoch
+    **OPTIMISERS["muon"], "train.hardest": 0.5, "train.epochs": 5,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -144,7 +147,8 @@ def test_every_checkpoint_leads_to_the_same_end(
     case: str, twins: Callable[[str], Twin], tmp_path: Path
 ) -> None:
     twin = twins(case)
-    assert len(twin.copies) == STEPS + STEPS // STEPS_PER_EPOCH  # each update and each epoch
+    epochs = CASES[case].get("train.epochs", STEPS // STEPS_PER_EPOCH)
+    assert len(twin.copies) == STEPS + int(str(epochs))  # each update and each epoch
     for number, place in enumerate([None, *twin.copies]):
         got = continued(twin, tmp_path / str(number), place)
         assert got == twin.digest, f"other bits from checkpoint {number}, {place and place.name}"
@@ -216,7 +220,7 @@ MIDDLE = 2 * STEPS_PER_EPOCH + 4  # within the last epoch, after the best one
 
 
 def test_state_has_nothing_that_is_not_saved() -> None:
-    in_files_of_their_own = {"model", "optimizer", "scaler", "average"}
+    in_files_of_their_own = {"model", "optimizer", "scaler", "average", "losses", "visits"}
     saved = in_files_of_their_own | set(TrainState.NUMBERS)
     assert {field.name for field in dataclasses.fields(TrainState)} == saved
 
@@ -316,6 +320,25 @@ def test_every_item_of_a_checkpoint_is_needed(
             ):
                 unnoticed.remove(what)
     assert not unnoticed
+
+
+@pytest.mark.parametrize("name", ["losses", "visits"])
+def test_what_is_kept_of_images_is_needed(
+    name: str, twins: Callable[[str], Twin], tmp_path: Path
+) -> None:
+    twin = twins("muon, the hardest half")
+    within = copy_at(twin, STEPS - 6)  # the last epoch but one has half of its updates
+
+    def other(contents: dict[str, bytes]) -> None:
+        tensors = tensors_in(contents, "state.safetensors")
+        tensors[name] = tensors[name].flip(0)
+        contents["state.safetensors"] = safetensors.torch.save(tensors)
+
+    for number, change in enumerate((other, without_tensor("state.safetensors", name))):
+        folder = tmp_path / str(number)
+        place = rewritten(within, folder / within.name, change)
+        # Lost visits are found again where nothing of the epoch has changed what they go by.
+        assert is_noticed(twin, folder / "run", place), number
 
 
 def test_control_without_alteration(twins: Callable[[str], Twin], tmp_path: Path) -> None:

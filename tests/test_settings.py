@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepcnn.checked import Section, Value
-from deepcnn.config import SECTIONS, Config, Optim, Train, flat
+from deepcnn.config import SECTIONS, Config, Optim, Train
 from deepcnn.errors import ConfigError
-from deepcnn.settings import from_dict, override, resolve, to_toml
+from deepcnn.settings import flat, from_dict, override, resolve, to_toml
 
 RECIPE = ("mine", Config())
 ALL = flat(Config())
@@ -48,6 +48,9 @@ def reconcile(parts: Mapping[str, Any]) -> Config:
     if not optim.momentum:
         optim = replace(optim, nesterov=False)
     train = replace(train, accumulate=min(train.accumulate, train.batch_size))
+    augment = parts["augment"]
+    if train.hardest < 1:
+        augment = replace(augment, mixup=0.0, cutmix=0.0)
     data = parts["data"]
     shares = {
         name: value if value < 1 else float(int(value))
@@ -57,7 +60,8 @@ def reconcile(parts: Mapping[str, Any]) -> Config:
     transfer = parts["transfer"]
     if not transfer.freeze:
         transfer = replace(transfer, unfreeze_at=0.0)
-    return Config(**{**parts, "data": data, "transfer": transfer, "optim": optim, "train": train})
+    changed = {"data": data, "transfer": transfer, "optim": optim, "train": train}
+    return Config(**{**parts, **changed, "augment": augment})
 
 
 configs = st.fixed_dictionaries({name: sections(kind) for name, kind in SECTIONS.items()}).map(

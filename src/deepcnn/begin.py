@@ -13,6 +13,7 @@ from deepcnn.checkpoint import TrainState
 from deepcnn.config import Config
 from deepcnn.data.augment import check
 from deepcnn.data.glance import glance
+from deepcnn.data.hardest import NEVER_SEEN, num_visited
 from deepcnn.data.loader import order, source
 from deepcnn.data.splits import Splits, load_splits
 from deepcnn.device import Policy, choose_policy, find_device, machine, mix, plain_policy
@@ -66,13 +67,13 @@ def begin(config: Config, folder: Path, cache: Path, accept_change: bool) -> Run
         _prepare(config, splits, policy, state, display)
     log = runlog.EventLog(folder, state.events)
     run = Run(folder, config, policy, splits, state, display, log)
-    total = config.train.epochs * len(run.slices())
+    total = run.updates(config.train.epochs)
     if state.step > total:
         raise RunError(
             f"{folder} is at update {state.step} already, more than the {total} of train.epochs "
             f"{config.train.epochs}: give more epochs, or another --out"
         )
-    if not 0 <= state.step - state.epoch * len(run.slices()) <= len(run.slices()):
+    if not run.updates(state.epoch) <= state.step <= run.updates(state.epoch + 1):
         raise RunError(
             f"{folder} was begun with another number of training images; give another --out"
         )
@@ -95,6 +96,7 @@ def begin_state(config: Config, splits: Splits, policy: Policy) -> TrainState:
         optimizer=make_optimizer(config.optim, model, config.transfer.stage_decay),
         scaler=torch.amp.GradScaler(device_type, enabled=policy.precision == "fp16"),
         average=tensors(model) if config.train.ema else None,
+        losses=torch.full((len(splits.train),), NEVER_SEEN) if config.train.hardest < 1 else None,
     )
 
 
@@ -147,6 +149,12 @@ def _check_fit(config: Config, splits: Splits) -> None:
         raise ConfigError(
             f"train.batch_size is {config.train.batch_size}, but there are only "
             f"{len(splits.train)} training images: choose at most that many"
+        )
+    if config.train.batch_size > num_visited(len(splits.train), config.train.hardest, epoch=1):
+        raise ConfigError(
+            f"train.hardest {config.train.hardest} leaves fewer of {len(splits.train)} training "
+            f"images than the {config.train.batch_size} of a batch: raise it, or lower "
+            "train.batch_size"
         )
     check(config.augment, splits.train.num_channels)
     models.check_input(

@@ -29,6 +29,8 @@ class TrainState:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     average: dict[str, Tensor] | None  # averaged weights, if the run keeps them
+    losses: Tensor | None = None  # of each training image when last seen, if the run goes by them
+    visits: Tensor | None = None  # then: indices of images in the order of the epoch under way
     epoch: int = 0
     step: int = 0
     # Of the epoch under way: summed loss, correct images, images seen.
@@ -109,8 +111,9 @@ def _is_finite(tensor: Tensor) -> bool:
 def _to_files(state: TrainState) -> dict[str, bytes]:
     optimizer, numbers = _split(state.optimizer.state_dict()["state"])
     tensors = {f"optimizer.{name}": tensor for name, tensor in optimizer.items()}
-    for name, tensor in (state.average or {}).items():
-        tensors[f"average.{name}"] = tensor
+    tensors |= {f"average.{name}": tensor for name, tensor in (state.average or {}).items()}
+    of_images = {"losses": state.losses, "visits": state.visits}
+    tensors |= {name: tensor for name, tensor in of_images.items() if tensor is not None}
     meta = {
         "schema": SCHEMA,
         **{name: getattr(state, name) for name in TrainState.NUMBERS},
@@ -144,6 +147,8 @@ def _from_files(files: Mapping[str, bytes], state: TrainState) -> None:
         saved = _with_prefix(tensors, "average.") or state.model.state_dict()
         for name, tensor in saved.items():
             state.average[name].copy_(tensor)
+    if state.losses is not None:
+        state.losses, state.visits = tensors.get("losses", state.losses), tensors.get("visits")
     for name in TrainState.NUMBERS:
         setattr(state, name, meta[name])
 

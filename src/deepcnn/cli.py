@@ -14,11 +14,11 @@ from cyclopts import App, CycloptsError, UnknownOptionError, UnusedCliTokensErro
 
 from deepcnn import __version__, interrupt
 from deepcnn.cli_data import Flag, Settings, data, write
-from deepcnn.config import Config, descriptions
+from deepcnn.config import Config
 from deepcnn.errors import ConfigError, DeepcnnError, Interrupted, look_up
 from deepcnn.files import cache_folder
 from deepcnn.recipes import RECIPES
-from deepcnn.settings import resolve, to_toml
+from deepcnn.settings import descriptions, resolve, to_toml
 
 app = App(
     name="deepcnn",

@@ -1,10 +1,8 @@
 """Everything that decides a run, as frozen data that is checked when it is made."""
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
-from deepcnn.checked import Section, Value, setting
+from deepcnn.checked import Section, setting
 from deepcnn.errors import ConfigError
 
 
@@ -179,6 +177,13 @@ class Train(Section):
     accumulate: int = setting(
         1, "pieces that a batch is computed in, to save memory; same update", at_least=1
     )
+    hardest: float = setting(
+        1.0,
+        "share of the training images that epochs after the first learn from, mostly those with "
+        "the highest loss when last seen",
+        above=0,
+        at_most=1,
+    )
     drop_last: bool = setting(False, "leave out the last, smaller batch of an epoch")
     label_smoothing: float = setting(
         0.0, "share of the target spread over all classes", at_least=0, below=1
@@ -258,6 +263,11 @@ class Config:
                 f"optim.milestones belongs to optim.schedule step, not {self.optim.schedule}: "
                 "set --optim.schedule step or leave the milestones out"
             )
+        if self.train.hardest < 1 and (self.augment.mixup or self.augment.cutmix):
+            raise ConfigError(
+                "train.hardest goes by the loss of each image, and augment.mixup and cutmix mix "
+                "them: set them to 0, or train.hardest to 1"
+            )
         if self.train.accumulate > self.train.batch_size:
             raise ConfigError(
                 f"train.accumulate is {self.train.accumulate}, more than the "
@@ -274,25 +284,3 @@ SECTIONS: dict[str, type[Section]] = {
     "train": Train,
     "hardware": Hardware,
 }
-
-
-# Every setting under its full name, such as `optim.lr`.
-SETTINGS: dict[str, Any] = {
-    f"{section}.{item.name}": item for section, kind in SECTIONS.items() for item in fields(kind)
-}
-
-
-def flat(config: Config) -> dict[str, Value]:
-    """All settings under their full names, such as `optim.lr`."""
-    return {
-        f"{section}.{name}": value
-        for section, values in asdict(config).items()
-        for name, value in values.items()
-    }
-
-
-def descriptions() -> Iterator[tuple[str, str, str]]:
-    """(full name, what is legal, help line) of every setting."""
-    for name, item in SETTINGS.items():
-        legal = " | ".join(item.metadata["choices"]) or item.metadata["range"]
-        yield name, legal, item.metadata["description"]

@@ -16,7 +16,8 @@ def epoch_in_words(event: dict[str, Any], epochs: int, seconds: float) -> str:
     """One line about an epoch, as the texts print it."""
     names = ("train_accuracy", "validation_accuracy", "test_accuracy")
     measured = [f"{name.replace('_', ' ')} {event[name]:.4f}" for name in names if name in event]
-    start = f"epoch {event['epoch']}/{epochs}  loss {event['loss']:.4f}"
+    visited = f" of {event['visited']:,} images" if "visited" in event else ""
+    start = f"epoch {event['epoch']}/{epochs}  loss {event['loss']:.4f}{visited}"
     return "  ".join([start, *measured, duration(seconds)])
 
 

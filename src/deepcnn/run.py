@@ -12,8 +12,9 @@ from deepcnn import checkpoint, models, runlog
 from deepcnn.checkpoint import TrainState
 from deepcnn.config import Config
 from deepcnn.data.colour import Components, pixel_components
+from deepcnn.data.hardest import hardest, num_visited
 from deepcnn.data.images import ImageSet
-from deepcnn.data.loader import Source, batch_slices, source
+from deepcnn.data.loader import Source, batch_slices, epoch_order, source
 from deepcnn.data.splits import Splits, sample
 from deepcnn.device import Policy
 from deepcnn.errors import NonFiniteError
@@ -38,10 +39,27 @@ class Run:
     _components: Components | None = None
     _frozen: int = -1
 
-    def slices(self) -> list[slice]:
-        """The batches of an epoch."""
+    def slices(self, epoch: int) -> list[slice]:
+        """The batches of an epoch, cut from what it visits."""
         train = self.config.train
-        return batch_slices(len(self.splits.train), train.batch_size, train.drop_last)
+        number = num_visited(len(self.splits.train), train.hardest, epoch)
+        return batch_slices(number, train.batch_size, train.drop_last)
+
+    def updates(self, epochs: int) -> int:
+        """How many updates are made in the first epochs."""
+        first, later = (len(self.slices(epoch)) for epoch in (0, 1))
+        return first + (epochs - 1) * later if epochs else 0
+
+    def visits(self) -> Tensor:
+        """The images of the epoch under way, in order: indices in the training set, int64."""
+        state, train, seed = self.state, self.splits.train, self.config.train.seed
+        visits = epoch_order(train, seed, state.epoch)
+        if state.losses is None:
+            return visits
+        if state.visits is None:
+            number = num_visited(len(train), self.config.train.hardest, state.epoch)
+            state.visits = visits[hardest(state.losses, number, seed, state.epoch)[visits]]
+        return state.visits
 
     def source(self, images: ImageSet) -> Source:
         """An image set on the device of the run."""

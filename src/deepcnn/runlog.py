@@ -11,11 +11,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from deepcnn.config import Config, flat
+from deepcnn.config import Config
 from deepcnn.device import Policy
 from deepcnn.errors import RunError
 from deepcnn.files import remove_staging, replace_file
-from deepcnn.settings import from_dict
+from deepcnn.settings import flat, from_dict
 
 # Settings that may differ between the parts of a run: they have no effect on the weights.
 NEUTRAL_SETTINGS = {"data.root", "train.checkpoint_seconds"}

@@ -5,18 +5,40 @@ which every value knows where it comes from.
 import json
 import math
 import tomllib
-from collections.abc import Mapping
-from dataclasses import asdict, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 from deepcnn.checked import Value, require_legal
-from deepcnn.config import SECTIONS, SETTINGS, Config, flat
+from deepcnn.config import SECTIONS, Config
 from deepcnn.errors import ConfigError, did_you_mean
 
 ENVIRONMENT_PREFIX = "DEEPCNN_"
 # Read elsewhere, and no settings: a folder of data sets, a folder for caches.
 OTHER_ENVIRONMENT = {"DEEPCNN_DATA", "DEEPCNN_CACHE"}
+
+
+# Every setting under its full name, such as `optim.lr`.
+SETTINGS: dict[str, Any] = {
+    f"{section}.{item.name}": item for section, kind in SECTIONS.items() for item in fields(kind)
+}
+
+
+def flat(config: Config) -> dict[str, Value]:
+    """All settings under their full names, such as `optim.lr`."""
+    return {
+        f"{section}.{name}": value
+        for section, values in asdict(config).items()
+        for name, value in values.items()
+    }
+
+
+def descriptions() -> Iterator[tuple[str, str, str]]:
+    """(full name, what is legal, help line) of every setting."""
+    for name, item in SETTINGS.items():
+        legal = " | ".join(item.metadata["choices"]) or item.metadata["range"]
+        yield name, legal, item.metadata["description"]
 
 
 def override(config: Config, changes: Mapping[str, object], origin: str) -> Config:

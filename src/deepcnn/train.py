@@ -22,7 +22,7 @@ from deepcnn.begin import begin
 from deepcnn.config import Config
 from deepcnn.data.augment import draw
 from deepcnn.data.images import ImageSet
-from deepcnn.data.loader import Batch, Source, epoch_batches, epoch_order
+from deepcnn.data.loader import Batch, Source, epoch_batches
 from deepcnn.device import mix
 from deepcnn.errors import DeepcnnError, Interrupted, NonFiniteError
 from deepcnn.evaluate import predictions
@@ -42,7 +42,7 @@ def fit(config: Config, folder: Path, cache: Path, accept_change: bool = False) 
     """
     with runlog.opened(folder), _memory_explained(config):
         run = begin(config, folder, cache, accept_change)
-        total = config.train.epochs * len(run.slices())
+        total = run.updates(config.train.epochs)
         try:
             with run.display.following(run.state.step, total):
                 train_epochs(run, total)
@@ -75,21 +75,20 @@ def measure_beginning(run: Run) -> None:
 
 def is_stale(run: Run) -> bool:
     """Whether validation accuracy has not risen for as many epochs as the run has patience."""
-    best, updates = run.state.best_step, len(run.slices())
+    best, patience = run.state.best_step, run.config.train.patience
     # By epochs concluded: the updates of the last one may be made, but not measured yet.
-    worse = run.state.epoch * updates - best
-    return best >= 0 and 0 < run.config.train.patience * updates <= worse
+    since = run.state.epoch - patience
+    return patience > 0 and since >= 0 and 0 <= best <= run.updates(since)
 
 
 def train_epoch(run: Run, images: Source, total: int) -> None:
     """Make the updates that are left of the epoch under way; `total` is that of the run."""
-    config, state, slices = run.config, run.state, run.slices()
-    permutation = epoch_order(run.splits.train, config.train.seed, state.epoch)
-    parameters = draw(
-        config.augment, config.train.seed, state.epoch, len(permutation), run.components()
-    )
+    config, state = run.config, run.state
+    permutation = run.visits()
+    parameters = draw(config.augment, config.train.seed, state.epoch, len(images), run.components())
     positions = torch.arange(len(permutation))
-    updates = [positions[part] for part in slices[state.step - state.epoch * len(slices) :]]
+    num_made = state.step - run.updates(state.epoch)
+    updates = [positions[part] for part in run.slices(state.epoch)[num_made:]]
     pieces = epoch_batches(
         images,
         permutation,
@@ -137,6 +136,9 @@ def train_step(run: Run, pieces: Iterable[Batch], indices: Tensor) -> tuple[floa
         state.scaler.scale(objective * share).backward()  # type: ignore[no-untyped-call]
         total_loss += value * share
         correct += int(count)
+        if state.losses is not None:
+            own = F.cross_entropy(logits.detach(), batch.labels, reduction="none")
+            state.losses[batch.indices.cpu()] = own.cpu()
     state.scaler.unscale_(state.optimizer)
     norm = torch.nn.utils.get_total_norm(
         [p.grad for p in state.model.parameters() if p.grad is not None]
@@ -218,13 +220,15 @@ def end_epoch(run: Run) -> None:
         "moving_loss": state.moving_loss,
         "train_accuracy": state.correct / state.seen,
     }
+    if state.losses is not None:
+        event["visited"] = state.seen
     if splits.validation:
         event["validation_accuracy"] = accuracy(run, splits.validation)
         if event["validation_accuracy"] > state.best_accuracy:
             state.best_accuracy, state.best_step = event["validation_accuracy"], state.step
     if run.config.train.test_each_epoch:
         event["test_accuracy"] = accuracy(run, splits.test)
-    state.epoch += 1
+    state.epoch, state.visits = state.epoch + 1, None
     state.loss_sum, state.correct, state.seen = 0.0, 0, 0
     run.record(**event, seconds=state.seconds)
     run.display.say(report.epoch_in_words(event, run.config.train.epochs, state.seconds))
