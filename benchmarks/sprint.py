@@ -33,14 +33,19 @@ COMMANDS = 5  # timed from the shell
 
 
 class Target(NamedTuple):
-    """Mean test accuracy, seconds within which it must be reached, seconds of the whole command."""
+    """Mean test accuracy, seconds within which it must be reached, seconds of the whole command
+    where some are set.
+    """
 
     accuracy: float
     seconds: float
-    command: float
+    command: float | None = None
 
 
-TARGETS = {"fashion-mnist-sprint": Target(0.866, 1.2, 8)}
+TARGETS = {
+    "fashion-mnist-sprint": Target(0.866, 1.2, 8),
+    "fashion-mnist-93": Target(0.93, 30),
+}
 
 
 def sprint(config: Config, place: Path) -> tuple[float, float]:
@@ -50,7 +55,7 @@ def sprint(config: Config, place: Path) -> tuple[float, float]:
         run = begin(config, folder, place / "cache", accept_change=False)
         began = time.perf_counter()
         run.state = begin_state(config, run.splits, run.policy)
-        total = config.train.epochs * len(run.slices())
+        total = run.updates(config.train.epochs)
         with run.display.following(0, total):
             train_epochs(run, total)
         accuracy = test_accuracy(run)
@@ -97,8 +102,9 @@ def judged(record: dict[str, Any]) -> dict[str, Any]:
     met = {
         "accuracy": record["accuracy"]["mean"] >= target.accuracy,
         "seconds": record["seconds"]["median"] <= target.seconds,
-        "command": record["command_seconds"]["median"] <= target.command,
     }
+    if target.command:
+        met["command"] = record["command_seconds"]["median"] <= target.command
     return record | {"target": target._asdict(), "met": met}
 
 
@@ -114,7 +120,7 @@ def in_words(record: dict[str, Any]) -> str:
     for name, (values, title, form) in shown.items():
         cells = [form.format(values[key]) for key in ("median", "min", "max")]
         judgement = ["", ""]
-        if target:
+        if name in record.get("met", {}):
             judgement = [form.format(target[name]), "met" if record["met"][name] else "MISSED"]
         rows.append([title, *cells, *judgement])
     interval = ""

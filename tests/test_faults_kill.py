@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from deepcnn.recipes import RECIPES
+from deepcnn.settings import flat
 from faults import (
     PATIENCE,
     SMALL,
@@ -47,6 +49,17 @@ CASES: dict[str, Settings] = {
         "optim.lr": 0.003,
     },
     "saved after every epoch": {"train.ema": 0.9},
+    "a sprint": {
+        **{
+            key: value
+            for key, value in flat(RECIPES["fashion-mnist-93"]()).items()
+            if key.startswith(("model.", "augment.", "optim."))
+        },
+        "data.views": "flip",
+        "train.hardest": 0.5,
+        "train.epochs": 5,
+        "train.checkpoint_seconds": 0.02,
+    },
 }
 
 

@@ -4,9 +4,9 @@ from dataclasses import asdict
 import pytest
 
 from deepcnn import models
-from deepcnn.config import Config, flat
+from deepcnn.config import Config
 from deepcnn.recipes import RECIPES
-from deepcnn.settings import from_dict
+from deepcnn.settings import flat, from_dict
 
 # (classes, channels, side) of each data set, as published.
 SHAPES = {"mnist": (10, 1, 28), "fashion-mnist": (10, 1, 28), "cifar10": (10, 3, 32)}
@@ -102,7 +102,7 @@ def test_each_network_takes_the_images_of_its_recipe(name: str) -> None:
     config = RECIPES[name]()
     classes, channels, _ = SHAPES[config.data.name]
     models.check_input(config.model.name, classes, channels, input_side(config))
-    assert config.model.init in models.INITIALIZERS
+    models.check_initializer(config.model.init)
 
 
 @pytest.mark.parametrize("name", RECIPES)

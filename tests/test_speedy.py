@@ -10,7 +10,7 @@ from deepcnn.data import catalog
 from deepcnn.errors import ConfigError
 from deepcnn.models import build, initialize
 from deepcnn.models.speedy import Speedy
-from deepcnn.models.whitening import LEAST_VARIANCE, PatchWhitening
+from deepcnn.models.whitening import PatchWhitening
 
 
 def images(number: int, channels: int = 3) -> Tensor:
@@ -28,7 +28,7 @@ def patches(pixels: Tensor) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_whitened_patches_are_uncorrelated_with_variance_1(channels: int) -> None:
-    pixels, layer = images(40, channels), PatchWhitening(channels)
+    pixels, layer = images(40, channels), PatchWhitening(channels, 2, least_variance=0.01)
     layer.fit(pixels)
     half = 4 * channels
     filters = layer.weight.double().numpy().reshape(2 * half, half)
@@ -36,12 +36,12 @@ def test_whitened_patches_are_uncorrelated_with_variance_1(channels: int) -> Non
     rows = patches(pixels)
     covariance = np.cov((rows @ filters[:half].T).T)
     variances = np.linalg.eigvalsh(np.cov(rows.T))
-    expected = np.diag(variances / (variances + LEAST_VARIANCE))
+    expected = np.diag(variances / (variances + 0.01))
     np.testing.assert_allclose(covariance, expected, rtol=0, atol=1e-5)
 
 
 def test_the_layer_convolves_and_learns_its_bias_only() -> None:
-    layer, pixels = PatchWhitening(3), images(2)
+    layer, pixels = PatchWhitening(3, 2), images(2)
     layer.fit(pixels)
     found = layer(pixels).permute(0, 2, 3, 1).reshape(-1, 24).detach().numpy()
     filters, bias = layer.weight.numpy().reshape(24, 12), layer.bias.detach().numpy()  # type: ignore[union-attr]
@@ -118,7 +118,7 @@ def test_the_initialiser_fits_the_first_layer_and_keeps_the_rest() -> None:
         torch.manual_seed(0)
         models.append(build("speedy", 10, 3, 28))
         initialize(models[-1], name, lambda: images(8))
-    expected = PatchWhitening(3)
+    expected = PatchWhitening(3, 2)
     expected.fit(images(8))
     for (key, before), after in zip(
         models[0].state_dict().items(), models[1].state_dict().values(), strict=True
@@ -128,5 +128,5 @@ def test_the_initialiser_fits_the_first_layer_and_keeps_the_rest() -> None:
 
 
 def test_a_network_without_such_a_layer_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"whitened is for networks that begin with .*speedy"):
+    with pytest.raises(ConfigError, match=r"whitened is for networks that begin with .*brisk"):
         initialize(build("lenet", 10, 1, 32), "whitened", lambda: images(8, 1))

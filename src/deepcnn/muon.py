@@ -58,7 +58,14 @@ def orthogonalized(matrix: Tensor) -> Tensor:
     is_tall = matrix.shape[0] > matrix.shape[1]
     x: Tensor = matrix.T if is_tall else matrix
     x = x / x.norm().clamp(min=SMALLEST)  # no singular value is above 1
+    # Every iteration multiplies x from the left by a polynomial of its Gram matrix, and such
+    # matrices commute: so all can be made from the first, which is small, and multiplied once.
+    gram = x @ x.T
+    identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    product = identity
     for _ in range(ITERATIONS):
-        gram = x @ x.T
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        factor = a * identity + b * gram + c * gram @ gram
+        product = factor @ product
+        gram = factor @ gram @ factor
+    x = product @ x
     return x.T if is_tall else x

@@ -44,6 +44,26 @@ def fashion_mnist_sprint() -> Config:
     )  # fmt: skip
 
 
+def fashion_mnist_93() -> Config:
+    """93 % on Fashion-MNIST in less than half a minute of training on two cores.
+
+    One epoch of all 60,000 training images on the network `brisk`, its convolutions by Muon, then
+    four of the half that costs most; an answer is the mean of those to an image and its mirror
+    image. The test set is read once, at the end. Network, rates, batch size and share were chosen
+    on 10,000 of the training images.
+    """
+    return Config(
+        data=Data(name="fashion-mnist", validation=0, views="flip"),
+        model=Model(name="brisk", init="whitened"),
+        augment=Augment(flip="alternating"),
+        optim=Optim(
+            name="muon", lr=0.15, bias_factor=0.5, head_factor=0.5, momentum=0.8, weight_decay=5e-4,
+            schedule="triangular",
+        ),
+        train=Train(epochs=5, batch_size=500, hardest=0.5, label_smoothing=0.1),
+    )  # fmt: skip
+
+
 def lenet_mnist() -> Config:
     """LeNet of the crash course (text 003) on MNIST, images padded to 32x32 as in LeCun 1998.
 
@@ -174,6 +194,7 @@ def alexnet_slides() -> Config:
 RECIPES: dict[str, Callable[[], Config]] = {
     "fashion-mnist": fashion_mnist,
     "fashion-mnist-sprint": fashion_mnist_sprint,
+    "fashion-mnist-93": fashion_mnist_93,
     "lenet-mnist": lenet_mnist,
     "lenet-fashion-mnist": lenet_fashion_mnist,
     "lenet-sigmoid": lenet_sigmoid,

@@ -11,6 +11,7 @@ from deepcnn.models import (
     alexnet,
     alexnet28,
     alexnet_texts,
+    brisk,
     cards,
     googlenet,
     lenet,
@@ -81,6 +82,7 @@ MODELS: dict[str, Landmark] = {
     "resnet110": Landmark(resnet_cifar.resnet110, cards.resnet.RESNET110),
     "compact": Landmark(Compact, cards.compact.COMPACT),
     "speedy": Landmark(speedy.Speedy, cards.compact.SPEEDY),
+    "brisk": Landmark(brisk.Brisk, cards.compact.BRISK, takes_side=True),
     "sprint": Landmark(sprint.Sprint, cards.compact.SPRINT, takes_side=True),
 }
 

@@ -113,7 +113,7 @@ def whitening_layer(model: nn.Module) -> PatchWhitening:
     if (first := next(layers, None)) is None:
         raise ConfigError(
             "initialiser whitened is for networks that begin with a whitening layer, such as "
-            "speedy: choose another --model.init"
+            "brisk: choose another --model.init"
         )
     return first
 

@@ -49,7 +49,7 @@ class Speedy(nn.Module):
 
     def __init__(self, num_classes: int = 10, in_channels: int = 3) -> None:
         super().__init__()
-        self.whiten = PatchWhitening(in_channels)
+        self.whiten = PatchWhitening(in_channels, side=2)
         self.group1 = Group(self.whiten.out_channels, WIDTHS[0])
         self.group2 = Group(WIDTHS[0], WIDTHS[1])
         self.group3 = Group(WIDTHS[1], WIDTHS[2])

@@ -7,19 +7,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-PATCH = 2  # side in pixels
-LEAST_VARIANCE = 5e-4  # added to that of a direction, which is then divided by its root
-
 
 class PatchWhitening(nn.Conv2d):
-    """Fixed filters that make 2x2 patches uncorrelated: each principal direction, and its negative.
+    """Fixed filters that make patches uncorrelated: each principal direction, and its negative.
 
     The initialiser `whitened` sets them from images; before that they are a convolution's. Only
-    the bias is trained.
+    the bias is trained, if there is one: without, no gradient need come back to this layer.
+
+    `least_variance` is added to that of a direction, whose root then divides:
+    what is little more than noise is to stay small.
     """
 
-    def __init__(self, in_channels: int) -> None:
-        super().__init__(in_channels, 2 * in_channels * PATCH**2, kernel_size=PATCH)
+    def __init__(
+        self,
+        in_channels: int,
+        side: int,
+        stride: int = 1,
+        padding: int = 0,
+        bias: bool = True,
+        least_variance: float = 5e-4,
+    ) -> None:
+        maps = 2 * in_channels * side**2
+        super().__init__(in_channels, maps, side, stride=stride, padding=padding, bias=bias)
+        self.least_variance = least_variance
         drawn = self.weight.detach()
         del self.weight
         self.register_buffer("weight", drawn)
@@ -27,8 +37,8 @@ class PatchWhitening(nn.Conv2d):
     @torch.no_grad()
     def fit(self, images: Tensor) -> None:
         """Set the filters from images N C H W as the network gets them."""
-        patches = F.unfold(images.double(), PATCH).transpose(1, 2).flatten(0, 1)
+        patches = F.unfold(images.double(), self.kernel_size).transpose(1, 2).flatten(0, 1)
         covariance = torch.cov(patches.T)
         variances, directions = torch.linalg.eigh(covariance)
-        filters = directions.T / (variances + LEAST_VARIANCE).sqrt()[:, None]
+        filters = directions.T / (variances + self.least_variance).sqrt()[:, None]
         self.weight.copy_(torch.cat([filters, -filters]).reshape(self.weight.shape))

@@ -25,6 +25,14 @@ ALEXNET28 = Card(
         "alexnet-d2l: twice the maps, four times the hidden units",
     ),
 )
+BRISK = Card(
+    title="this package's own network for a very good answer in half a minute",
+    year=2026,
+    paper="deepcnn; the first layer: Jordan, 94% on CIFAR-10 in 3.29 Seconds on a Single GPU, 2024",
+    input=(1, 28),
+    classes=10,
+    training=("recipe fashion-mnist-93",),
+)
 SPRINT = Card(
     title="this package's own network for a good answer in a second",
     year=2026,
