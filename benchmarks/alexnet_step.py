@@ -23,12 +23,13 @@ import common
 import texts
 from deepcnn import models, runlog
 from deepcnn.begin import begin
+from deepcnn.bench import clock, limits, words
+from deepcnn.bench.sides import side
 from deepcnn.config import Config
 from deepcnn.device import find_device
 from deepcnn.recipes import alexnet_fashion_mnist
 from deepcnn.run import Run
 from deepcnn.train import train_epoch
-from sides import side
 
 TARGET = 2.3  # times as many images per second as the texts' way
 CHECKPOINTS = 3  # measured apart from the updates
@@ -99,18 +100,18 @@ def measure(config: Config, steps: int, rounds: int) -> dict[str, Any]:
     """Take turns, then time the checkpoints."""
     device, threads = find_device(config.hardware.device), config.hardware.threads
     batch_size = config.train.batch_size
-    peak = common.measured_peak(device)
+    peak = limits.measured_peak(device)
     with side(texts.training, batch_size, device, threads) as before, side(training, config) as run:
         turns = {
             "texts": partial(before.ask, "train", steps),
             "deepcnn": partial(run.ask, "train", steps),
         }
-        seconds = common.alternate(turns, rounds)
+        seconds = clock.alternate(turns, rounds)
         losses = {"texts": before.ask("train", 1)[0], "deepcnn": run.ask("train", 1)}
-        saving = [common.timed(partial(run.ask, "save")) for _ in range(CHECKPOINTS)]
+        saving = [clock.timed(partial(run.ask, "save")) for _ in range(CHECKPOINTS)]
         policy = run.ask("policy")
     # A peak that a neighbour has lowered would make every share of it look better.
-    peak = common.higher(peak, common.measured_peak(device))
+    peak = limits.higher(peak, limits.measured_peak(device))
     return {
         "settings": {"batch_size": batch_size, "steps_per_round": steps, "rounds": rounds},
         "policy": policy,
@@ -121,16 +122,16 @@ def measure(config: Config, steps: int, rounds: int) -> dict[str, Any]:
     }
 
 
-def rates(seconds: dict[str, list[float]], images: int, peak: common.Peaks) -> dict[str, Any]:
+def rates(seconds: dict[str, list[float]], images: int, peak: limits.Peaks) -> dict[str, Any]:
     """Images per second of each side, their ratio, and how much of the machine that is."""
     work = gflop_per_image(models.build("alexnet-d2l", 10, 1, texts.SIDE))
     record: dict[str, Any] = {"gflop_per_image": work}
     for name, values in seconds.items():
-        speed = common.spread([images / value for value in values])
+        speed = clock.spread([images / value for value in values])
         gflops = work * speed["median"]
         shares = {key: gflops / value["convolution"] for key, value in peak.items()}
         record[name] = {"images_per_second": speed, "gflops": gflops, "share_of_peak": shares}
-    record["ratio"] = common.compared(seconds["texts"], seconds["deepcnn"])
+    record["ratio"] = clock.compared(seconds["texts"], seconds["deepcnn"])
     record["target"] = TARGET
     record["met"] = record["ratio"]["of_medians"] >= TARGET
     return record
@@ -139,7 +140,7 @@ def rates(seconds: dict[str, list[float]], images: int, peak: common.Peaks) -> d
 def checkpoint_cost(saving: list[float]) -> dict[str, Any]:
     """What a checkpoint a minute adds to training time."""
     every = alexnet_fashion_mnist().train.checkpoint_seconds
-    seconds = common.spread(saving)
+    seconds = clock.spread(saving)
     return {"seconds": seconds, "share_of_time": seconds["median"] / (every + seconds["median"])}
 
 
@@ -157,7 +158,7 @@ def in_words(record: dict[str, Any]) -> str:
         f"{policy['device']}",
         f"{record['gflop_per_image']:.2f} GFLOP per image, forward and backward",
         *peaks,
-        common.table(rows(record)),
+        words.table(rows(record)),
         f"ratio {ratio['of_medians']:.2f} (rounds: median {ratio['median_of_rounds']:.2f}, "
         f"{ratio['min']:.2f} to {ratio['max']:.2f}), target {TARGET}: "
         f"{'met' if record['met'] else 'MISSED'}",

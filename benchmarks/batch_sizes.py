@@ -20,6 +20,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 import common
+from deepcnn.bench import words
 from deepcnn.device import find_device
 from deepcnn.report import save_picture
 
@@ -65,7 +66,7 @@ def in_words(record: dict[str, Any]) -> str:
         for run in record["runs"]
     ]  # fmt: skip
     command = " ".join(["deepcnn train", record["recipe"], *record["options"]])
-    return "\n".join([common.describe(record["conditions"]), command, common.table(rows)])
+    return "\n".join([common.describe(record["conditions"]), command, words.table(rows)])
 
 
 def draw(runs: list[dict[str, Any]], path: Path) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import common
+from deepcnn.bench import words
 from deepcnn.data import catalog
 from seeds import summary
 
@@ -74,7 +75,7 @@ def in_words(record: dict[str, Any]) -> str:
         low, high = facts["test_accuracy"]["interval"]
         means = [f"{facts[key]['mean']:.4f}" for key in facts]
         rows.append([split, *means, f"{low:.4f} to {high:.4f}"])
-    return "\n".join([common.describe(record["conditions"]), common.table(rows)])
+    return "\n".join([common.describe(record["conditions"]), words.table(rows)])
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import common
+from deepcnn.bench import words
 from deepcnn.config import Data
 from deepcnn.data.loader import Source, in_order, order, source
 from deepcnn.data.splits import load_splits
@@ -141,7 +142,7 @@ def in_words(record: dict[str, Any]) -> str:
             f"{sum(accuracies) / len(accuracies):.3f} "
             f"({min(accuracies):.3f} to {max(accuracies):.3f})",
         ])  # fmt: skip
-    return "\n".join([common.describe(record["conditions"]), common.table(rows)])
+    return "\n".join([common.describe(record["conditions"]), words.table(rows)])
 
 
 def draw(record: dict[str, Any], path: Path) -> None:

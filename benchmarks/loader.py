@@ -16,11 +16,12 @@ import torch
 
 import common
 import texts
+from deepcnn.bench import clock, limits, words
+from deepcnn.bench.sides import side
 from deepcnn.data.loader import Source, batch_slices, order, source
 from deepcnn.data.splits import load_splits
 from deepcnn.device import Policy, available_threads
 from deepcnn.recipes import alexnet_fashion_mnist
-from sides import side
 
 TARGET = 5.0  # times as many images per second as the texts' way
 IMAGE_BYTES = texts.SIDE**2 * 4  # what a loader must write for each image, in fp32
@@ -71,13 +72,13 @@ def measure(num_images: int, batch_size: int, rounds: int, threads: int) -> dict
         side(loading, num_images, batch_size, threads) as ours,
     ):
         turns = {"texts": partial(before.ask, "epoch"), "deepcnn": partial(ours.ask, "epoch")}
-        seconds = common.alternate(turns, rounds)
-    ratio = common.compared(seconds["texts"], seconds["deepcnn"])
+        seconds = clock.alternate(turns, rounds)
+    ratio = clock.compared(seconds["texts"], seconds["deepcnn"])
     return {
         "settings": {"num_images": num_images, "batch_size": batch_size, "rounds": rounds},
         "largest_difference": largest_difference(min(COMPARED, num_images)),
         "bytes_per_image": IMAGE_BYTES,
-        **rates(seconds, num_images, common.measured_copy()),
+        **rates(seconds, num_images, limits.measured_copy()),
         "ratio": ratio,
         "target": TARGET,
         "met": ratio["of_medians"] >= TARGET,
@@ -88,7 +89,7 @@ def rates(seconds: dict[str, list[float]], num_images: int, copy: float) -> dict
     """Images per second, and the bytes written for them as a share of what a copy writes."""
     record: dict[str, Any] = {"copy_gigabytes_per_second": copy}
     for name, values in seconds.items():
-        speed = common.spread([num_images / value for value in values])
+        speed = clock.spread([num_images / value for value in values])
         share = speed["median"] * IMAGE_BYTES / 1e9 / copy
         record[name] = {"images_per_second": speed, "share_of_copy": share}
     return record
@@ -107,7 +108,7 @@ def in_words(record: dict[str, Any]) -> str:
         f"a copy of memory writes {record['copy_gigabytes_per_second']:.1f} GB/s; an image has "
         f"{IMAGE_BYTES:,} bytes; the sides differ by at most "
         f"{record['largest_difference']:.2f} of 255",
-        common.table(rows),
+        words.table(rows),
         f"ratio {ratio['of_medians']:.2f} (rounds: median {ratio['median_of_rounds']:.2f}, "
         f"{ratio['min']:.2f} to {ratio['max']:.2f}), target {TARGET}: "
         f"{'met' if record['met'] else 'MISSED'}",

@@ -23,6 +23,8 @@ from typing import Any
 import torch
 
 import common
+from deepcnn.bench import clock, limits, words
+from deepcnn.bench.sides import side
 from deepcnn.config import Augment, Data
 from deepcnn.data.augment import draw, windows
 from deepcnn.data.images import ImageSet
@@ -34,7 +36,6 @@ from deepcnn.data.scan import LEAVING
 from deepcnn.data.splits import load_splits, make_preprocess
 from deepcnn.device import Policy, available_threads
 from deepcnn.progress import say
-from sides import side
 
 PHOTOS = common.REPOSITORY.parent / "shared" / "data" / "imagenet-200.tar"
 NUM_CLASSES, COPIES = 10, 10  # what the photos of the archive are made into
@@ -224,16 +225,16 @@ def measure(folder: Path, cache: Path, rounds: int) -> dict[str, Any]:
             "decoding alone": partial(ours.ask, "decode"),
         }
         before = {"first epoch": partial(ours.ask, "forget")}
-        seconds = common.alternate(turns, rounds, before)
+        seconds = clock.alternate(turns, rounds, before)
         facts = {"start_method": theirs.ask("start_method"), **ours.ask("facts")}
-    ratio = {name: common.compared(seconds["torchvision"], seconds[name]) for name in TARGETS}
+    ratio = {name: clock.compared(seconds["torchvision"], seconds[name]) for name in TARGETS}
     return {
         "settings": {"num_images": num_images, "batch_size": BATCH_SIZE, "rounds": rounds},
         **facts,
         "bytes_per_image": IMAGE_BYTES,
-        "copy_gigabytes_per_second": common.measured_copy(),
+        "copy_gigabytes_per_second": limits.measured_copy(),
         "images_per_second": {
-            name: common.spread([num_images / value for value in values])
+            name: clock.spread([num_images / value for value in values])
             for name, values in seconds.items()
         },
         "ratio": ratio,
@@ -259,7 +260,7 @@ def in_words(record: dict[str, Any]) -> str:
         f"workers started by {record['start_method']}; {record['bytes_kept'] / 1e9:.2f} GB kept; "
         f"{record['photos_compared']} photos differ by at most {record['largest_difference']} of "
         f"255 between the sides; copying the batches in memory makes {copied:,.0f} photos/s",
-        common.table(rows),
+        words.table(rows),
     ])  # fmt: skip
 
 
@@ -267,7 +268,7 @@ def measure_waits(folder: Path, cache: Path, rounds: int) -> dict[str, Any]:
     """Seconds to the first batch of a folder, with nothing kept of it and after that."""
     num_images = len(list_source(Data(name=str(folder))).labels)
     waits = {name: partial(wait, folder, cache, name == "cold") for name in WAITS}
-    seconds = {name: common.spread(x) for name, x in common.alternate(waits, rounds).items()}
+    seconds = {name: clock.spread(x) for name, x in clock.alternate(waits, rounds).items()}
     return {
         "settings": {"num_images": num_images, "batch_size": BATCH_SIZE, "rounds": rounds},
         "seconds": seconds,
@@ -283,7 +284,7 @@ def waits_in_words(record: dict[str, Any]) -> str:
         cells = [f"{values[key]:.1f}" for key in ("median", "min", "max")]
         rows.append([name, *cells, str(WAITS[name]), "met" if record["met"][name] else "MISSED"])
     what = f"a new process, up to a first batch of {record['settings']['num_images']:,} pictures"
-    return "\n".join([common.describe(record["conditions"]), what, common.table(rows)])
+    return "\n".join([common.describe(record["conditions"]), what, words.table(rows)])
 
 
 def main() -> None:

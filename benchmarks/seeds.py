@@ -24,6 +24,7 @@ from typing import Any
 
 import common
 import deepcnn
+from deepcnn.bench import words
 from deepcnn.device import find_device, machine
 
 COMMAND = str(Path(sys.executable).with_name("deepcnn"))
@@ -147,7 +148,7 @@ def in_words(record: dict[str, Any]) -> str:
     lines = [
         common.describe(record["conditions"]),
         " ".join([command, *record["identity"]["options"]]),
-        common.table(rows),
+        words.table(rows),
         f"mean {accuracy['mean']:.3%} over {accuracy['n']} seeds, "
         f"{accuracy['min']:.2%} to {accuracy['max']:.2%}; "
         f"{seconds['mean']:.1f} s ({seconds['min']:.1f} to {seconds['max']:.1f})",

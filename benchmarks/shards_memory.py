@@ -25,6 +25,7 @@ from typing import Any
 from PIL import Image
 
 import common
+from deepcnn.bench import words
 from deepcnn.config import Augment, Data
 from deepcnn.data import catalog, kept, shards
 from deepcnn.data.augment import draw
@@ -123,8 +124,8 @@ def main() -> None:
     record["runs"] = [
         {"pictures": number, "kept": is_kept, **facts} for (number, is_kept), facts in found.items()
     ]
-    words = "\n".join([common.describe(record["conditions"]), common.table(rows)])
-    common.finish("shards-memory", record, words, arguments.results)
+    text = "\n".join([common.describe(record["conditions"]), words.table(rows)])
+    common.finish("shards-memory", record, text, arguments.results)
 
 
 if __name__ == "__main__":

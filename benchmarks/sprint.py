@@ -7,10 +7,7 @@ checkpoint after each epoch, and evaluation of the final weights on the test set
 command takes besides, from the shell to its result, is measured beside it.
 """
 
-import io
 import subprocess
-import time
-from contextlib import redirect_stderr
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,14 +16,10 @@ from typing import Any, NamedTuple
 
 import common
 import texts
-from deepcnn import runlog
-from deepcnn.begin import begin, begin_state
-from deepcnn.config import Config
+from deepcnn.bench import clock, words
+from deepcnn.bench.sprint import over_seeds
 from deepcnn.device import find_device
-from deepcnn.evaluate import predictions
 from deepcnn.recipes import RECIPES
-from deepcnn.run import Run
-from deepcnn.train import train_epochs
 from seeds import COMMAND, summary
 
 COMMANDS = 5  # timed from the shell
@@ -48,48 +41,25 @@ TARGETS = {
 }
 
 
-def sprint(config: Config, place: Path) -> tuple[float, float]:
-    """Train once; test accuracy and seconds."""
-    folder = place / f"seed-{config.train.seed}"
-    with runlog.opened(folder), redirect_stderr(io.StringIO()):
-        run = begin(config, folder, place / "cache", accept_change=False)
-        began = time.perf_counter()
-        run.state = begin_state(config, run.splits, run.policy)
-        total = run.updates(config.train.epochs)
-        with run.display.following(0, total):
-            train_epochs(run, total)
-        accuracy = test_accuracy(run)
-        return accuracy, time.perf_counter() - began
-
-
-def test_accuracy(run: Run) -> float:
-    """As at the end of a run."""
-    images = run.source(run.splits.test)
-    return predictions(run.final_model(), images, run.policy.exact()).accuracy()
-
-
 def whole_command(recipe: str, place: Path, number: int) -> float:
     """Seconds from the shell to the result, in a new process."""
     command = [COMMAND, "train", recipe, "--data.root", str(texts.DATASETS)]
     out = ["--out", str(place / f"command-{number}")]
-    return common.timed(partial(subprocess.run, [*command, *out], check=True, capture_output=True))
+    return clock.timed(partial(subprocess.run, [*command, *out], check=True, capture_output=True))
 
 
 def measure(recipe: str, num_seeds: int) -> dict[str, Any]:
     """Every seed once, then the command."""
     config = RECIPES[recipe]()
     config = replace(config, data=replace(config.data, root=str(texts.DATASETS)))
-    with TemporaryDirectory() as temporary:
-        place = Path(temporary)
-        seeded = (replace(config, train=replace(config.train, seed=k)) for k in range(num_seeds))
-        results = [sprint(config, place) for config in seeded]
-        commands = [whole_command(recipe, place, number) for number in range(COMMANDS)]
-    accuracies, seconds = zip(*results, strict=True)
+    accuracies, seconds = over_seeds(config, num_seeds)
+    with TemporaryDirectory() as place:
+        commands = [whole_command(recipe, Path(place), number) for number in range(COMMANDS)]
     return {
         "recipe": recipe,
         "accuracy": summary(accuracies),
-        "seconds": common.spread(seconds),
-        "command_seconds": common.spread(commands),
+        "seconds": clock.spread(seconds),
+        "command_seconds": clock.spread(commands),
         "accuracies": accuracies,
     }
 
@@ -130,7 +100,7 @@ def in_words(record: dict[str, Any]) -> str:
     return "\n".join([
         common.describe(record["conditions"]),
         f"{record['recipe']}, {accuracy['n']} seeds{interval}",
-        common.table(rows),
+        words.table(rows),
     ])  # fmt: skip
 
 

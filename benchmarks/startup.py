@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import common
+from deepcnn.bench import clock, words
 
 TARGET = 0.3  # seconds, median
 COMMAND = str(Path(sys.executable).with_name("deepcnn"))
@@ -44,10 +45,10 @@ def heavy_imports() -> list[str]:
 def measure(rounds: int) -> dict[str, Any]:
     """Take turns, each a new process."""
     sides = {name: partial(call, command) for name, command in SIDES.items()}
-    seconds = common.alternate(sides, rounds)
+    seconds = clock.alternate(sides, rounds)
     imported = heavy_imports()
     record: dict[str, Any] = {
-        "seconds": {name: common.spread(values) for name, values in seconds.items()},
+        "seconds": {name: clock.spread(values) for name, values in seconds.items()},
         "heavy_imports": imported,
         "target": TARGET,
     }
@@ -64,7 +65,7 @@ def in_words(record: dict[str, Any]) -> str:
     imported = ", ".join(record["heavy_imports"]) or "none"
     return "\n".join([
         common.describe(record["conditions"]),
-        common.table(rows),
+        words.table(rows),
         f"heavy packages that deepcnn --help imports: {imported}",
         f"target {1000 * TARGET:.0f} ms without torch: {'met' if record['met'] else 'MISSED'}",
     ])  # fmt: skip

@@ -72,6 +72,7 @@ CHOICES = {
     "augment.policy": {"none", "randaugment", "trivialaugment"},
     "optim.name": {"sgd", "adamw", "muon"},
     "optim.schedule": {"constant", "step", "cosine", "triangular"},
+    "hardware.policy": {"measured", "off"},
     "hardware.precision": {"auto", "fp32", "bf16", "fp16"},
     "hardware.layout": {"auto", "contiguous", "channels_last"},
 }

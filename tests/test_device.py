@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from deepcnn import device
+from deepcnn import choose, device
+from deepcnn.choose import Choice, choose_policy
 from deepcnn.config import Hardware
 from deepcnn.device import (
     Policy,
     available_threads,
-    choose_policy,
     find_device,
     generator,
     machine,
@@ -41,9 +41,7 @@ class Laboratory:
     def build(self) -> nn.Module:
         return Clocked(self)
 
-    def choose(
-        self, cache: Path, options: Hardware = AUTO, name: str = "net"
-    ) -> tuple[Policy, str]:
+    def choose(self, cache: Path, options: Hardware = AUTO, name: str = "net") -> Choice:
         return choose_policy(options, name, self.build, SHAPE, cache)
 
 
@@ -73,9 +71,9 @@ class Clocked(nn.Module):
 def laboratory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Laboratory]:
     """A machine of four cores with 16-bit products."""
     made = Laboratory()
-    monkeypatch.setattr(device, "time", SimpleNamespace(perf_counter=lambda: made.now))
+    monkeypatch.setattr(choose, "time", SimpleNamespace(perf_counter=lambda: made.now))
     monkeypatch.setattr(device, "available_threads", lambda: 4)
-    monkeypatch.setattr(device, "_has_bf16", lambda name: name == "cpu")
+    monkeypatch.setattr(choose, "has_bf16", lambda name: name == "cpu")
     threads = torch.get_num_threads()
     yield made
     torch.set_num_threads(threads)
@@ -168,7 +166,7 @@ def test_layers_draw_what_they_do_after_torch_manual_seed() -> None:
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_what_is_set_is_kept_and_nothing_is_measured(precision: str, tmp_path: Path) -> None:
     options = Hardware("cpu", precision, "channels_last", threads=3)
-    policy, origin = choose_policy(options, "net", nothing_to_build, SHAPE, tmp_path)
+    policy, origin, _ = choose_policy(options, "net", nothing_to_build, SHAPE, tmp_path)
     assert policy == Policy("cpu", precision, "channels_last", threads=3)
     assert origin == "as set"
     assert list(tmp_path.iterdir()) == []
@@ -185,7 +183,7 @@ def test_what_is_set_is_kept_and_nothing_is_measured(precision: str, tmp_path: P
 def test_what_is_set_is_kept_while_the_rest_is_measured(
     options: Hardware, threads: set[int], laboratory: Laboratory, tmp_path: Path
 ) -> None:
-    policy, _ = laboratory.choose(tmp_path, options)
+    policy, *_ = laboratory.choose(tmp_path, options)
     tried = [set(column) for column in zip(*laboratory.seen, strict=True)]
     free = [{"fp32", "bf16"}, {"contiguous", "channels_last"}]
     kept = [{options.precision}, {options.layout}]
@@ -227,7 +225,7 @@ def test_only_a_clear_gain_departs_from_the_plain_policy(
     tmp_path: Path,
 ) -> None:
     laboratory.seconds = seconds
-    assert laboratory.choose(tmp_path) == (expected, "measured")
+    assert laboratory.choose(tmp_path)[:2] == (expected, "measured")
 
 
 def test_one_slow_round_does_not_count(laboratory: Laboratory, tmp_path: Path) -> None:
@@ -251,16 +249,16 @@ def test_trials_are_as_large_as_time_allows(
 
 def test_what_was_measured_is_remembered(laboratory: Laboratory, tmp_path: Path) -> None:
     laboratory.seconds = {("bf16", "contiguous", 4): 0.5}
-    policy, _ = laboratory.choose(tmp_path)
+    policy, *_ = laboratory.choose(tmp_path)
     again = choose_policy(AUTO, "net", nothing_to_build, SHAPE, tmp_path)
-    assert again == (policy, "remembered")
+    assert again[:2] == (policy, "remembered")
     (file,) = (tmp_path / "policies").iterdir()
     seconds = json.loads(file.read_text())["seconds"]
     assert seconds["bf16 contiguous 4 threads"] == 0.5
     assert seconds["bf16 contiguous 2 threads"] == 1.0
 
 
-OTHER_QUESTIONS: list[Callable[[Laboratory, Path], tuple[Policy, str]]] = [
+OTHER_QUESTIONS: list[Callable[[Laboratory, Path], Choice]] = [
     lambda laboratory, cache: laboratory.choose(cache, name="other"),
     lambda laboratory, cache: laboratory.choose(cache, Hardware("cpu", threads=4)),
     lambda laboratory, cache: laboratory.choose(cache, Hardware("cpu", layout="contiguous")),
@@ -271,7 +269,7 @@ OTHER_QUESTIONS: list[Callable[[Laboratory, Path], tuple[Policy, str]]] = [
 
 @pytest.mark.parametrize("ask", OTHER_QUESTIONS)
 def test_another_question_is_measured_anew(
-    ask: Callable[[Laboratory, Path], tuple[Policy, str]], laboratory: Laboratory, tmp_path: Path
+    ask: Callable[[Laboratory, Path], Choice], laboratory: Laboratory, tmp_path: Path
 ) -> None:
     laboratory.choose(tmp_path)
     assert ask(laboratory, tmp_path)[1] == "measured"
@@ -293,13 +291,13 @@ def test_a_memory_that_makes_no_sense_is_measured_anew(
     laboratory.choose(tmp_path)
     (file,) = (tmp_path / "policies").iterdir()
     file.write_text(content)
-    assert laboratory.choose(tmp_path) == (PLAIN, "measured")
+    assert laboratory.choose(tmp_path)[:2] == (PLAIN, "measured")
 
 
 def test_a_cache_that_cannot_be_written_is_said(laboratory: Laboratory, tmp_path: Path) -> None:
     cache = tmp_path / "file"
     cache.touch()
-    policy, origin = laboratory.choose(cache)
+    policy, origin, _ = laboratory.choose(cache)
     assert policy == PLAIN
     assert origin.startswith(f"measured, not remembered ({cache / 'policies'}: ")
 
@@ -310,3 +308,51 @@ def test_measuring_draws_nothing_from_the_global_generator(
     before = torch.get_rng_state()
     laboratory.choose(tmp_path)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    "options", [Hardware("cpu", policy="off"), Hardware("cpu", "bf16", policy="off")]
+)
+def test_nothing_is_measured_where_that_is_off(options: Hardware, tmp_path: Path) -> None:
+    policy, origin, seconds = choose_policy(options, "net", nothing_to_build, SHAPE, tmp_path)
+    precision = "fp32" if options.precision == "auto" else options.precision
+    assert policy == Policy("cpu", precision, "contiguous", available_threads())
+    assert (origin, seconds, list(tmp_path.iterdir())) == ("not measured", {}, [])
+
+
+def test_what_was_measured_is_said(laboratory: Laboratory, tmp_path: Path) -> None:
+    laboratory.seconds = {("bf16", "contiguous", 4): 0.5}
+    choice = laboratory.choose(tmp_path)
+    words = "\n".join(choice.in_words())
+    assert words == "\n".join(laboratory.choose(tmp_path).in_words()).replace(
+        "remembered", "measured"
+    )
+    for line in (
+        "a training step, measured:",
+        "  fp32 contiguous 4 threads     1,000.0 ms",
+        "  bf16 contiguous 4 threads     500.0 ms",
+        "chosen: bf16 contiguous 4 threads, 2.00 times as fast as the first",
+    ):
+        assert line in words.splitlines()
+    laboratory.seconds = {("bf16", "contiguous", 4): 0.95}
+    kept = laboratory.choose(tmp_path, name="other").in_words()[-1]
+    assert kept.startswith("chosen: fp32 contiguous 4 threads, kept: another must be 1.10 times")
+
+
+def test_a_chip_without_16_bit_products_is_named(
+    laboratory: Laboratory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choose, "has_bf16", lambda name: False)
+    said: list[str] = []
+    found = choose_policy(AUTO, "net", laboratory.build, SHAPE, tmp_path, said.append)
+    assert {how[0] for how in laboratory.seen} == {"fp32"}
+    assert found.policy.precision == "fp32"
+    assert said[1:] == ["cpu has no instructions for bf16 here, so fp32 it is"]
+
+
+def test_one_core_is_enough(
+    laboratory: Laboratory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device, "available_threads", lambda: 1)
+    assert laboratory.choose(tmp_path).policy.threads == 1
+    assert {how[2] for how in laboratory.seen} == {1}

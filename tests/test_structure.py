@@ -16,16 +16,17 @@ SOURCE = Path(deepcnn.__file__).parent
 # A module imports from rows above its own only.
 LEVELS = (
     ("__init__", "data", "errors", "files", "metrics", "models.whitening"),
-    ("checked", "interrupt", "progress", "models.card", "models.stem",
+    ("bench", "bench.clock", "bench.words", "checked",
+     "interrupt", "progress", "models.card", "models.stem",
      "models.init", "models.weights", "models.lrn", "models.pool", "data.threads", "data.views"),
-    ("config", "muon", "models.transfer"),
+    ("bench.limits", "bench.sides", "config", "muon", "models.transfer"),
     ("cost", "device", "recipes", "settings", "optim", "models.alexnet", "models.alexnet28",
      "models.alexnet_texts", "models.brisk", "models.compact", "models.googlenet", "models.lenet",
      "models.mlp", "models.resnet", "models.resnet_cifar", "models.speedy", "models.sprint",
      "models.vgg", "models.zoo", "models.cards.alexnet", "models.cards.compact",
      "models.cards.googlenet", "models.cards.lenet", "models.cards.resnet", "models.cards.texts",
      "models.cards.vgg"),
-    ("models.cards", "models.cache", "data.colour", "data.decode", "data.geometry",
+    ("choose", "models.cards", "models.cache", "data.colour", "data.decode", "data.geometry",
      "data.holdout", "data.table"),
     ("models", "models.pretrained", "runlog", "data.download", "data.folder", "data.mix",
      "data.photos", "data.policy", "data.preprocess"),
@@ -42,7 +43,8 @@ LEVELS = (
     ("run", "report"),
     ("begin", "finish"),
     ("train",),
-    ("cli_data",),
+    ("bench.loading", "bench.sprint", "bench.step", "cli_data"),
+    ("cli_bench",),
     ("cli",),
 )  # fmt: skip
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
@@ -123,7 +125,7 @@ def test_some_parts_know_nothing_of_each_other() -> None:
         others = {other.partition(".")[0] for other in own_imports(tree)}
         assert not (part == "data" and "models" in others), name
         assert not (part == "models" and "data" in others), name
-        assert name in ("cli", "cli_data") or not any(
+        assert name in ("cli", "cli_bench", "cli_data") or not any(
             o.startswith("cyclopts") for o in imports(tree)
         ), name
 

@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from deepcnn import checkpoint, interrupt, models, probe, runlog
 from deepcnn.checkpoint import TrainState
+from deepcnn.choose import Choice, choose_policy
 from deepcnn.config import Config
 from deepcnn.data.augment import check
 from deepcnn.data.glance import glance
 from deepcnn.data.hardest import NEVER_SEEN, num_visited
 from deepcnn.data.loader import order, source
 from deepcnn.data.splits import Splits, load_splits
-from deepcnn.device import Policy, choose_policy, find_device, machine, mix, plain_policy
+from deepcnn.device import Policy, find_device, machine, mix, plain_policy
 from deepcnn.errors import ConfigError, RunError
 from deepcnn.models import transfer
 from deepcnn.models.pretrained import find_weights, load_pretrained
@@ -30,7 +31,7 @@ IMAGES_TO_INITIALIZE = 64
 UNCHANGEABLE = tuple(
     f"{name}:"
     for name in ("data.name", "data.validation", "model.name", "optim.name", "train.batch_size",
-                 "train.drop_last", "transfer.stage_decay")
+                 "train.drop_last", "train.hardest", "transfer.stage_decay")
 )  # fmt: skip
 
 
@@ -51,18 +52,19 @@ def begin(config: Config, folder: Path, cache: Path, accept_change: bool) -> Run
     fingerprint = splits.fingerprint()
     if begun:
         policy, then, fingerprint_then = runlog.recorded_conditions(folder)
-        policy, origin = policy.under(config.hardware), "recorded"
+        choice = Choice(policy.under(config.hardware), "recorded", {})
         then |= {"images": fingerprint_then[:12]}
-        now = {**machine(policy.device), "images": fingerprint[:12]}
+        now = {**machine(choice.policy.device), "images": fingerprint[:12]}
         changes += _changed_conditions(folder, then, now, accept_change)
     else:
         for line in glance(splits.parts(), config.data.name):
             display.say(line)
         _check_weights(config, splits)
-        policy, origin = _choose_policy(config, splits, cache, display)
+        choice = choose(config, splits, cache, display)
+    policy = choice.policy
     policy.apply()
     state = begin_state(config, splits, policy)
-    _announce(display, config, splits, policy, origin, state)
+    _announce(display, config, splits, choice, state)
     if not _restore(folder / "checkpoints", state, display):
         _prepare(config, splits, policy, state, display)
     log = runlog.EventLog(folder, state.events)
@@ -78,7 +80,12 @@ def begin(config: Config, folder: Path, cache: Path, accept_change: bool) -> Run
             f"{folder} was begun with another number of training images; give another --out"
         )
     if changes or not begun:
-        facts = {"policy": asdict(policy), "policy_origin": origin, "accepted_changes": changes}
+        facts = {
+            "policy": asdict(policy),
+            "policy_origin": choice.origin,
+            "policy_seconds": choice.seconds,
+            "accepted_changes": changes,
+        }
         conditions = {"machine": machine(policy.device), "data_fingerprint": fingerprint}
         runlog.begin(folder, config, facts | conditions)
     return run
@@ -195,11 +202,11 @@ def _check_weights(config: Config, splits: Splits) -> None:
         load_pretrained(_build(config, splits), found)
 
 
-def _choose_policy(
-    config: Config, splits: Splits, cache: Path, display: Display
-) -> tuple[Policy, str]:
+def choose(config: Config, splits: Splits, cache: Path, display: Display) -> Choice:
+    """How the run is to compute."""
     if not config.train.epochs:
-        return plain_policy(config.hardware.device).under(config.hardware), "nothing to train"
+        plain = plain_policy(config.hardware.device).under(config.hardware)
+        return Choice(plain, "nothing to train", {})
     classes, channels = len(splits.train.classes), splits.train.num_channels
     side = splits.preprocess.input_size
     return choose_policy(
@@ -271,8 +278,7 @@ def _announce(
     display: Display,
     config: Config,
     splits: Splits,
-    policy: Policy,
-    origin: str,
+    choice: Choice,
     state: TrainState,
 ) -> None:
     """Say what was derived and chosen, before any time is spent on it."""
@@ -283,7 +289,10 @@ def _announce(
         f"{len(splits.test):,} test images; network input "
         f"{splits.preprocess.channels}x{side}x{side}"
     )
+    policy = choice.policy
+    for line in choice.in_words():
+        display.say(line)
     display.say(
         f"{config.model.name}: {models.num_parameters(state.model):,} parameters; {policy.device}, "
-        f"{policy.precision}, {policy.layout}, {policy.threads} threads ({origin})"
+        f"{policy.precision}, {policy.layout}, {policy.threads} threads ({choice.origin})"
     )

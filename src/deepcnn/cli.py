@@ -13,6 +13,7 @@ from typing import Literal
 from cyclopts import App, CycloptsError, UnknownOptionError, UnusedCliTokensError
 
 from deepcnn import __version__, interrupt
+from deepcnn.cli_bench import bench
 from deepcnn.cli_data import Flag, Settings, data, write
 from deepcnn.config import Config
 from deepcnn.errors import ConfigError, DeepcnnError, Interrupted, look_up
@@ -27,6 +28,7 @@ app = App(
     help_epilogue="`deepcnn COMMAND --help` explains a command; --debug shows tracebacks.",
     help_format="plaintext",
 )
+app.command(bench)
 app.command(data)
 
 
@@ -106,6 +108,7 @@ def train(
     config: Path | None = None,
     device: str | None = None,
     precision: str | None = None,
+    device_policy: str | None = None,
     seed: str | None = None,
     print_config: Flag = False,
     accept_change: Flag = False,
@@ -137,6 +140,8 @@ def train(
         auto, cpu, cuda, cuda:N or mps; short for --hardware.device.
     precision
         auto, fp32, bf16 or fp16; short for --hardware.precision.
+    device_policy
+        measured, or off: plain fp32 unless set otherwise; short for --hardware.policy.
     seed
         Short for --train.seed.
     print_config
@@ -151,6 +156,7 @@ def train(
         "data.name": data,
         "hardware.device": device,
         "hardware.precision": precision,
+        "hardware.policy": device_policy,
         "train.seed": seed,
     }
     base = (recipe, look_up("recipe", recipe, RECIPES)())

@@ -226,6 +226,12 @@ class Hardware(Section):
         "auto", "order of images in memory", choices=("auto", "contiguous", "channels_last")
     )
     threads: int = setting(0, "threads of the CPU; 0: measured", at_least=0, at_most=4_096)
+    policy: str = setting(
+        "measured",
+        "how what is auto is found: by measuring training steps; or off: it is fp32, "
+        "contiguous, all cores",
+        choices=("measured", "off"),
+    )
 
 
 @dataclass(frozen=True)

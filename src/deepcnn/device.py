@@ -2,29 +2,17 @@
 
 import ctypes
 import hashlib
-import json
 import os
 import platform
-import time
-from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from deepcnn import interrupt
 from deepcnn.config import Hardware
 from deepcnn.errors import ConfigError
-from deepcnn.files import replace_file
-
-CLEAR_GAIN = 1.10  # a choice departs from the plain one only for a tenth more speed
-ROUNDS = 4  # alternating measurements of each candidate, of which the best counts
-ROUND_SECONDS = 0.15  # shortest length of one measurement
-TRIAL_SHARE = 4  # a trial has at least a batch divided by this: fewer images would weigh what each
-# update costs once, such as the gradients of wide layers, above what each image costs
 
 # Parameters of mallopt, from malloc.h of the GNU C library.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -148,133 +136,12 @@ def plain_policy(device: str) -> Policy:
     return Policy(find_device(device), "fp32", "contiguous", available_threads())
 
 
-def choose_policy(
-    settings: Hardware,
-    name: str,
-    build: Callable[[], nn.Module],
-    shape: tuple[int, int, int, int],
-    cache: Path,
-    say: Callable[[str], None] = lambda _: None,
-) -> tuple[Policy, str]:
-    """Fill in what is `auto`, by measuring training steps on inputs of `shape` (N C H W).
-
-    What was measured is remembered in `cache` per (network, shape, machine, versions, settings),
-    so that the same command gives the same bits again. Returns the policy and where it is from.
-    """
-    plain = plain_policy(settings.device).under(settings)
-    formats = _formats(plain, settings)
-    if len(formats) == len(_thread_counts(plain, settings)) == 1:
-        return plain, "as set"
-    key = json.dumps([name, shape, machine(plain.device), asdict(settings)], sort_keys=True)
-    remembered = cache / "policies" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
-    if known := _remembered(remembered):
-        return known, "remembered"
-    say("measuring precision, layout and threads, once for this network and machine")
-    plain.apply()  # cuBLAS reads its setting when it is first used, which is now
-    times: dict[str, float] = {}
-    trial = (_trial_size(plain, build, shape), *shape[1:])
-    policy = _fastest(formats, build, trial, times)
-    policy = _fastest(_thread_counts(policy, settings), build, trial, times)
-    try:
-        remembered.parent.mkdir(parents=True, exist_ok=True)
-        record = {"key": json.loads(key), "policy": asdict(policy), "seconds": times}
-        replace_file(remembered, json.dumps(record, indent=1).encode())
-    except OSError as error:
-        return policy, f"measured, not remembered ({remembered.parent}: {error.strerror})"
-    return policy, "measured"
-
-
-def _remembered(path: Path) -> Policy | None:
-    """What was measured earlier, None if nothing legible is there: then it is measured again."""
-    try:
-        return Policy(**json.loads(path.read_bytes())["policy"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _formats(plain: Policy, settings: Hardware) -> list[Policy]:
-    """The plain policy first, then every precision and layout that `auto` may become."""
-    precisions = [plain.precision]
-    if settings.precision == "auto" and _has_bf16(plain.device):
-        precisions.append("bf16")
-    layouts = [plain.layout] + ["channels_last"] * (settings.layout == "auto")
-    return [replace(plain, precision=p, layout=m) for p in precisions for m in layouts]
-
-
-def _thread_counts(best: Policy, settings: Hardware) -> list[Policy]:
-    """All cores first, then half of them: small networks may gain from fewer."""
-    if settings.threads or best.device != "cpu" or best.threads == 1:
-        return [best]
-    return [best, replace(best, threads=best.threads // 2)]
-
-
-def _has_bf16(device: str) -> bool:
+def has_bf16(device: str) -> bool:
+    """Whether the device computes in bfloat16 by itself."""
     if device.startswith("cuda"):
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     # Without the instructions the format is emulated, and slower than fp32.
     return device == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
-def _fastest(
-    candidates: list[Policy],
-    build: Callable[[], nn.Module],
-    shape: tuple[int, int, int, int],
-    times: dict[str, float],
-) -> Policy:
-    """The first candidate unless another is clearly faster; adds best seconds to `times`."""
-    if len(candidates) == 1:
-        return candidates[0]
-    steps = [_training_step(policy, build, shape) for policy in candidates]
-    seconds: list[list[float]] = [[] for _ in candidates]
-    for _ in range(ROUNDS):
-        for step, measured in zip(steps, seconds, strict=True):
-            interrupt.check()
-            measured.append(_time(step))
-    # What else runs on the machine can only slow a step down, so the best says most.
-    least = [min(measured) for measured in seconds]
-    for policy, value in zip(candidates, least, strict=True):
-        times[f"{policy.precision} {policy.layout} {policy.threads} threads"] = round(value, 6)
-    best = min(range(len(candidates)), key=least.__getitem__)
-    return candidates[best if least[0] > CLEAR_GAIN * least[best] else 0]
-
-
-def _trial_size(
-    policy: Policy, build: Callable[[], nn.Module], shape: tuple[int, int, int, int]
-) -> int:
-    """As many images as a plain step computes in one round, but no small share of a batch."""
-    few = min(4, shape[0])
-    seconds = _time(_training_step(policy, build, (few, *shape[1:])))
-    return min(shape[0], max(shape[0] // TRIAL_SHARE, int(few * ROUND_SECONDS / seconds), few))
-
-
-def _training_step(
-    policy: Policy, build: Callable[[], nn.Module], shape: tuple[int, int, int, int]
-) -> Callable[[], None]:
-    """A forward and backward pass under `policy`, warmed up."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = policy.place(build())
-        images = policy.arrange(torch.rand(shape, device=policy.device))
-        labels = torch.zeros(shape[0], dtype=torch.int64, device=policy.device)
-
-    def step() -> None:
-        torch.set_num_threads(policy.threads)
-        with policy.autocast():
-            outputs = model(images)
-            logits = outputs[0] if isinstance(outputs, tuple) else outputs
-        F.cross_entropy(logits.float(), labels).backward()  # type: ignore[no-untyped-call]
-        if policy.device.startswith("cuda"):
-            torch.cuda.synchronize()
-
-    _time(step)
-    return step
-
-
-def _time(step: Callable[[], None]) -> float:
-    with torch.random.fork_rng():
-        start = time.perf_counter()
-        step()
-        return time.perf_counter() - start
 
 
 def _keep_freed_memory() -> None:

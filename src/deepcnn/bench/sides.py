@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, contextmanager
 from multiprocessing.connection import Connection
 from typing import Any
 
-from common import synchronize
+from deepcnn.bench.clock import synchronize
 
 PATIENCE = 30.0  # seconds that a side is given to end by itself
 
@@ -49,7 +49,7 @@ class Side:
 
     def _signal(self, number: int) -> None:
         """To the process and its workers, which make up a process group."""
-        if self.process.is_alive():
+        if self.process.is_alive() and self.process.pid is not None:
             os.killpg(self.process.pid, number)
 
 
