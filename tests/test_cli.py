@@ -39,8 +39,9 @@ COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:3\d|4\d|9\d|10\d)(?:;\d+)*m")
 
 # What the command line consists of. Whoever changes this changes what people have in scripts.
 COMMANDS = {
-    "train": "RECIPE --data --out --config --device --precision --seed --print-config "
-    "--accept-change --json",
+    "bench": "WHAT --network --recipe --seeds --rounds --root --json",
+    "train": "RECIPE --data --out --config --device --precision --device-policy --seed "
+    "--print-config --accept-change --json",
     "evaluate": "RUN --split --data --root --device --json",
     "predict": "RUN IMAGES --top --json",
     "recipes": "NAME",

@@ -19,18 +19,21 @@ def measure(
     what: Literal["step", "data", "sprint", "all"] = "all",
     /,
     *,
-    network: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
+    network: Annotated[
+        tuple[str, ...], Parameter(consume_multiple=True, negative=(), show_default=False)
+    ] = (),
     recipe: str = "fashion-mnist-sprint",
     seeds: int = 5,
     rounds: int = 5,
     root: str = "",
     json: Flag = False,
 ) -> None:
-    """Measure this machine: training steps, loading and sprints, each beside the usual way.
+    """Measure this machine: training steps, loading, and sprints.
 
-    step: networks in this package's training loop and in a plain one (bf16, channels last, fused
-    SGD), which take turns. data: small images with every change, loader alone, beside torchvision.
-    sprint: a recipe from first weights to its test accuracy. Examples:
+    step: networks in this package's training loop and in a plain one (bf16,
+    channels last, fused SGD), which take turns. data: small images with
+    every change, loader alone, beside torchvision's. sprint: a recipe, from
+    first weights to its test accuracy. Examples:
 
     deepcnn bench
     deepcnn bench step --network resnet18 lenet

@@ -151,7 +151,7 @@ def ours(work: Work, config: Config, cache: Path) -> Iterator[Ours]:
 def settings(work: Work, hardware: Hardware) -> Config:
     """What the plain loop does, as a configuration; no checkpoints by the clock."""
     return Config(
-        data=Data(name="noise"),
+        data=Data(name="noise", mean=(0.5,) * work.channels, std=(0.5,) * work.channels),
         model=Model(name=work.network),
         optim=Optim(lr=LR, momentum=MOMENTUM, weight_decay=DECAY),
         train=Train(epochs=1, batch_size=work.batch_size, checkpoint_seconds=1e9),
