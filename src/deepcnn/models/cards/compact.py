@@ -31,6 +31,7 @@ BRISK = Card(
     paper="deepcnn; the first layer: Jordan, 94% on CIFAR-10 in 3.29 Seconds on a Single GPU, 2024",
     input=(1, 28),
     classes=10,
+    reported=("Fashion-MNIST test 93.24 % after 5 epochs, mean of 10 seeds: docs/results.md",),
     training=("recipe fashion-mnist-93",),
 )
 SPRINT = Card(
