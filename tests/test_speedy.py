@@ -130,3 +130,14 @@ def test_the_initialiser_fits_the_first_layer_and_keeps_the_rest() -> None:
 def test_a_network_without_such_a_layer_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"whitened is for networks that begin with .*brisk"):
         initialize(build("lenet", 10, 1, 32), "whitened", lambda: images(8, 1))
+
+
+def test_directions_of_highest_variance_are_kept() -> None:
+    pixels, whole, few = images(20, 1), PatchWhitening(1, 4), PatchWhitening(1, 4, directions=3)
+    whole.fit(pixels)
+    few.fit(pixels)
+    # All filters are of length 1 / root of variance: the shortest are those to keep.
+    rows = whole.weight[:16].flatten(1)
+    kept = rows[rows.norm(dim=1).argsort()[:3]].flip(0)
+    assert torch.equal(few.weight.flatten(1), torch.cat([kept, -kept]))
+    assert few(pixels).shape == (20, 6, 27, 27)

@@ -118,10 +118,8 @@ def train(
     """Train a network; repeat the command to continue a run that was stopped, however it was.
 
     Any setting can be changed by --section.field VALUE, such as
-    --optim.lr 0.02 or --train.epochs 5; --print-config lists all of them with
-    where each value comes from, and `deepcnn settings` explains them. Examples:
+    --optim.lr 0.02; `deepcnn settings` explains all of them. Examples:
 
-    deepcnn train
     deepcnn train lenet-mnist --out runs/first --train.epochs 3
     deepcnn train --data FOLDER --model.name lenet --data.pad 2
     deepcnn train --config run.toml --print-config
@@ -145,12 +143,11 @@ def train(
     seed
         Short for --train.seed.
     print_config
-        Print the settings and stop.
+        Print the settings, with where each comes from, and stop.
     accept_change
         Continue a run although its settings, data or machine are not what they were.
     json
         Print the result as JSON.
-
     """
     short = {
         "data.name": data,

@@ -1,5 +1,6 @@
 """The part of the command line that measures the machine: `deepcnn bench`."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from json import dumps as to_json
 from typing import Annotated, Any, Literal
@@ -7,6 +8,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from deepcnn.cli_data import Flag
+from deepcnn.config import Config
 from deepcnn.errors import ConfigError, look_up
 from deepcnn.files import cache_folder
 from deepcnn.recipes import RECIPES
@@ -60,21 +62,13 @@ def measure(
         if number < 1:
             raise ConfigError(f"--{name} is {number}, expected at least 1")
     config = look_up("recipe", recipe, RECIPES)()
-    parts = ("step", "data", "sprint") if what == "all" else (what,)
-    measured: dict[str, Any] = {}
-    if "step" in parts:
-        measured["step"] = _steps(network, rounds, json)
-    if "data" in parts:
-        from deepcnn.bench import loading, words
-
-        measured["data"] = loading.compare(rounds)
-        _print(json, words.data(measured["data"]))
-    if "sprint" in parts:
-        from deepcnn.bench import sprint, words
-
-        config = replace(config, data=replace(config.data, root=root))
-        measured["sprint"] = sprint.measure(recipe, config, seeds)
-        _print(json, words.sprint(measured["sprint"]))
+    config = replace(config, data=replace(config.data, root=root))
+    parts: dict[str, Callable[[], Any]] = {
+        "step": lambda: _steps(network, rounds, json),
+        "data": lambda: _data(rounds, json),
+        "sprint": lambda: _sprint(recipe, config, seeds, json),
+    }
+    measured = {name: part() for name, part in parts.items() if what in (name, "all")}
     if json:
         print(to_json(measured))
 
@@ -87,6 +81,22 @@ def _steps(networks: tuple[str, ...], rounds: int, json: bool) -> list[dict[str,
     records = [step.compare(work, Hardware(), rounds, cache_folder()) for work in works]
     _print(json, words.steps(records))
     return records
+
+
+def _data(rounds: int, json: bool) -> dict[str, Any]:
+    from deepcnn.bench import loading, words
+
+    record = loading.compare(rounds)
+    _print(json, words.data(record))
+    return record
+
+
+def _sprint(name: str, config: Config, seeds: int, json: bool) -> dict[str, Any]:
+    from deepcnn.bench import sprint, words
+
+    record = sprint.measure(name, config, seeds)
+    _print(json, words.sprint(record))
+    return record
 
 
 def _print(json: bool, text: str) -> None:

@@ -64,6 +64,24 @@ def fashion_mnist_93() -> Config:
     )  # fmt: skip
 
 
+def mnist_99() -> Config:
+    """99 % on MNIST in two seconds of training and evaluation on two cores.
+
+    One epoch of all 60,000 training images on the network `dash`, its convolutions by Muon. The
+    test set is read once, at the end. Network, rates and batch size were chosen on 10,000 of the
+    training images.
+    """
+    return Config(
+        data=Data(name="mnist", validation=0),
+        model=Model(name="dash", init="whitened"),
+        optim=Optim(
+            name="muon", lr=0.2, bias_factor=0.5, head_factor=0.5, momentum=0.8, weight_decay=5e-4,
+            schedule="triangular",
+        ),
+        train=Train(epochs=1, batch_size=400, label_smoothing=0.15),
+    )  # fmt: skip
+
+
 def lenet_mnist() -> Config:
     """LeNet of the crash course (text 003) on MNIST, images padded to 32x32 as in LeCun 1998.
 
@@ -195,6 +213,7 @@ RECIPES: dict[str, Callable[[], Config]] = {
     "fashion-mnist": fashion_mnist,
     "fashion-mnist-sprint": fashion_mnist_sprint,
     "fashion-mnist-93": fashion_mnist_93,
+    "mnist-99": mnist_99,
     "lenet-mnist": lenet_mnist,
     "lenet-fashion-mnist": lenet_fashion_mnist,
     "lenet-sigmoid": lenet_sigmoid,

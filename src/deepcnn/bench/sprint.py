@@ -6,22 +6,23 @@ from contextlib import redirect_stderr
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 from deepcnn import runlog
 from deepcnn.begin import begin, begin_state
 from deepcnn.bench import clock
 from deepcnn.config import Config
 from deepcnn.evaluate import predictions
-from deepcnn.run import Run
 from deepcnn.train import train_epochs
 
 
-def timed_run(config: Config, folder: Path, cache: Path) -> tuple[float, float]:
-    """Train into the folder; test accuracy and seconds.
+def timed_run(
+    config: Config, folder: Path, cache: Path, split: Literal["test", "validation"] = "test"
+) -> tuple[float, float]:
+    """Train into the folder; accuracy on the split and seconds.
 
     The data are in memory when the clock starts; it holds drawing the first weights, every update,
-    the checkpoint after each epoch, and evaluation of the final weights on the test set in fp32.
+    the checkpoint after each epoch, and evaluation of the final weights on the split in fp32.
     """
     with runlog.opened(folder), redirect_stderr(io.StringIO()):
         run = begin(config, folder, cache, accept_change=False)
@@ -30,14 +31,9 @@ def timed_run(config: Config, folder: Path, cache: Path) -> tuple[float, float]:
         total = run.updates(config.train.epochs)
         with run.display.following(0, total):
             train_epochs(run, total)
-        accuracy = test_accuracy(run)
-        return accuracy, time.perf_counter() - began
-
-
-def test_accuracy(run: Run) -> float:
-    """As at the end of a run."""
-    images = run.source(run.splits.test)
-    return predictions(run.final_model(), images, run.policy.exact()).accuracy()
+        images = run.source(run.splits.parts()[split])
+        found = predictions(run.final_model(), images, run.policy.exact())
+        return found.accuracy(), time.perf_counter() - began
 
 
 def over_seeds(config: Config, num_seeds: int) -> tuple[list[float], list[float]]:

@@ -13,6 +13,7 @@ from deepcnn.models import (
     alexnet_texts,
     brisk,
     cards,
+    dash,
     googlenet,
     lenet,
     mlp,
@@ -83,6 +84,7 @@ MODELS: dict[str, Landmark] = {
     "compact": Landmark(Compact, cards.compact.COMPACT),
     "speedy": Landmark(speedy.Speedy, cards.compact.SPEEDY),
     "brisk": Landmark(brisk.Brisk, cards.compact.BRISK, takes_side=True),
+    "dash": Landmark(dash.Dash, cards.compact.DASH, takes_side=True),
     "sprint": Landmark(sprint.Sprint, cards.compact.SPRINT, takes_side=True),
 }
 

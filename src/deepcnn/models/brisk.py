@@ -20,9 +20,7 @@ class Brisk(nn.Module):
 
     def __init__(self, num_classes: int = 10, in_channels: int = 1, side: int = 28) -> None:
         super().__init__()
-        self.whiten = PatchWhitening(
-            in_channels, side=4, stride=2, padding=1, bias=False, least_variance=0.05
-        )
+        self.whiten = PatchWhitening(in_channels, side=4, stride=2, bias=False, least_variance=0.05)
         self.conv1 = conv3x3(self.whiten.out_channels, WIDTHS[0])
         self.norm1 = nn.BatchNorm2d(WIDTHS[0])
         self.conv2 = conv3x3(WIDTHS[0], WIDTHS[1])

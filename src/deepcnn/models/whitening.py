@@ -14,8 +14,8 @@ class PatchWhitening(nn.Conv2d):
     The initialiser `whitened` sets them from images; before that they are a convolution's. Only
     the bias is trained, if there is one: without, no gradient need come back to this layer.
 
-    `least_variance` is added to that of a direction, whose root then divides:
-    what is little more than noise is to stay small.
+    `directions`: how many are kept, those of the highest variance; None: all. `least_variance` is
+    added to that of each before its root divides: what is little more than noise is to stay small.
     """
 
     def __init__(
@@ -23,12 +23,14 @@ class PatchWhitening(nn.Conv2d):
         in_channels: int,
         side: int,
         stride: int = 1,
-        padding: int = 0,
         bias: bool = True,
+        directions: int | None = None,
         least_variance: float = 5e-4,
     ) -> None:
-        maps = 2 * in_channels * side**2
-        super().__init__(in_channels, maps, side, stride=stride, padding=padding, bias=bias)
+        self.directions = directions or in_channels * side**2
+        super().__init__(
+            in_channels, 2 * self.directions, side, stride, padding=(side - 1) // 2, bias=bias
+        )
         self.least_variance = least_variance
         drawn = self.weight.detach()
         del self.weight
@@ -41,4 +43,5 @@ class PatchWhitening(nn.Conv2d):
         covariance = torch.cov(patches.T)
         variances, directions = torch.linalg.eigh(covariance)
         filters = directions.T / (variances + self.least_variance).sqrt()[:, None]
+        filters = filters[-self.directions :]  # variances ascend
         self.weight.copy_(torch.cat([filters, -filters]).reshape(self.weight.shape))
