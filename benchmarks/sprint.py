@@ -22,8 +22,6 @@ from deepcnn.device import find_device
 from deepcnn.recipes import RECIPES
 from seeds import COMMAND, summary
 
-COMMANDS = 5  # timed from the shell
-
 
 class Target(NamedTuple):
     """Mean test accuracy, seconds within which it must be reached, seconds of the whole command
@@ -38,6 +36,7 @@ class Target(NamedTuple):
 TARGETS = {
     "fashion-mnist-sprint": Target(0.866, 1.2, 8),
     "fashion-mnist-93": Target(0.93, 30),
+    "fashion-mnist-945": Target(0.945, 300),
     "mnist-99": Target(0.99, 2),
 }
 
@@ -49,18 +48,18 @@ def whole_command(recipe: str, place: Path, number: int) -> float:
     return clock.timed(partial(subprocess.run, [*command, *out], check=True, capture_output=True))
 
 
-def measure(recipe: str, num_seeds: int) -> dict[str, Any]:
-    """Every seed once, then the command."""
+def measure(recipe: str, num_seeds: int, num_commands: int) -> dict[str, Any]:
+    """Every seed once, then the command, as often as said."""
     config = RECIPES[recipe]()
     config = replace(config, data=replace(config.data, root=str(texts.DATASETS)))
     accuracies, seconds = over_seeds(config, num_seeds)
     with TemporaryDirectory() as place:
-        commands = [whole_command(recipe, Path(place), number) for number in range(COMMANDS)]
+        commands = [whole_command(recipe, Path(place), number) for number in range(num_commands)]
     return {
         "recipe": recipe,
         "accuracy": summary(accuracies),
         "seconds": clock.spread(seconds),
-        "command_seconds": clock.spread(commands),
+        "command_seconds": clock.spread(commands) if commands else None,
         "accuracies": accuracies,
     }
 
@@ -74,7 +73,7 @@ def judged(record: dict[str, Any]) -> dict[str, Any]:
         "accuracy": record["accuracy"]["mean"] >= target.accuracy,
         "seconds": record["seconds"]["median"] <= target.seconds,
     }
-    if target.command:
+    if target.command and record["command_seconds"]:
         met["command"] = record["command_seconds"]["median"] <= target.command
     return record | {"target": target._asdict(), "met": met}
 
@@ -86,8 +85,9 @@ def in_words(record: dict[str, Any]) -> str:
     shown = {
         "accuracy": ({"median": accuracy["mean"], **accuracy}, "mean accuracy", "{:.2%}"),
         "seconds": (record["seconds"], "median seconds", "{:.2f}"),
-        "command": (record["command_seconds"], "seconds of the command", "{:.1f}"),
     }
+    if record["command_seconds"]:
+        shown["command"] = (record["command_seconds"], "seconds of the command", "{:.1f}")
     for name, (values, title, form) in shown.items():
         cells = [form.format(values[key]) for key in ("median", "min", "max")]
         judgement = ["", ""]
@@ -110,12 +110,15 @@ def main() -> None:
     parser = common.options(__doc__, rounds=0)
     parser.add_argument("--recipe", choices=sorted(RECIPES), default="fashion-mnist-sprint")
     parser.add_argument("--seeds", type=common.positive, default=20, help="0, 1, ... (%(default)s)")
+    parser.add_argument(
+        "--commands", type=int, default=5, help="whole commands to time besides (%(default)s)"
+    )
     arguments = parser.parse_args()
     record: dict[str, Any] = {
         "name": f"sprint-{arguments.recipe}",
         "conditions": common.conditions(find_device("auto")),
     }
-    record = judged(record | measure(arguments.recipe, arguments.seeds))
+    record = judged(record | measure(arguments.recipe, arguments.seeds, arguments.commands))
     common.finish(record["name"], record, in_words(record), arguments.results)
 
 

@@ -21,7 +21,7 @@ LEVELS = (
      "models.init", "models.weights", "models.lrn", "models.pool", "data.threads", "data.views"),
     ("bench.limits", "bench.sides", "config", "muon", "models.transfer"),
     ("cost", "device", "recipes", "settings", "optim", "models.alexnet", "models.alexnet28",
-     "models.alexnet_texts", "models.brisk", "models.compact", "models.dash", "models.googlenet",
+     "models.alexnet_texts", "models.brisk", "models.compact", "models.googlenet",
      "models.lenet", "models.mlp", "models.resnet", "models.resnet_cifar", "models.speedy",
      "models.sprint", "models.vgg", "models.zoo", "models.cards.alexnet", "models.cards.compact",
      "models.cards.googlenet", "models.cards.lenet", "models.cards.resnet", "models.cards.texts",

@@ -64,6 +64,25 @@ def fashion_mnist_93() -> Config:
     )  # fmt: skip
 
 
+def fashion_mnist_945() -> Config:
+    """94.5 % on Fashion-MNIST in less than five minutes of training on two cores.
+
+    As fashion-mnist-93, on the network `brisk-deep`, with images moved by up to a pixel and
+    eighteen epochs of the hardest third after the first. Chosen on 10,000 of the training images;
+    the test set is read once, at the end.
+    """
+    return Config(
+        data=Data(name="fashion-mnist", validation=0, views="flip"),
+        model=Model(name="brisk-deep", init="whitened"),
+        augment=Augment(flip="alternating", crop=1),
+        optim=Optim(
+            name="muon", lr=0.1, bias_factor=0.5, head_factor=0.5, momentum=0.8, weight_decay=5e-4,
+            schedule="triangular",
+        ),
+        train=Train(epochs=19, batch_size=500, hardest=0.333, label_smoothing=0.1),
+    )  # fmt: skip
+
+
 def mnist_99() -> Config:
     """99 % on MNIST in two seconds of training and evaluation on two cores.
 
@@ -213,6 +232,7 @@ RECIPES: dict[str, Callable[[], Config]] = {
     "fashion-mnist": fashion_mnist,
     "fashion-mnist-sprint": fashion_mnist_sprint,
     "fashion-mnist-93": fashion_mnist_93,
+    "fashion-mnist-945": fashion_mnist_945,
     "mnist-99": mnist_99,
     "lenet-mnist": lenet_mnist,
     "lenet-fashion-mnist": lenet_fashion_mnist,

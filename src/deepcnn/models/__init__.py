@@ -13,7 +13,6 @@ from deepcnn.models import (
     alexnet_texts,
     brisk,
     cards,
-    dash,
     googlenet,
     lenet,
     mlp,
@@ -84,7 +83,8 @@ MODELS: dict[str, Landmark] = {
     "compact": Landmark(Compact, cards.compact.COMPACT),
     "speedy": Landmark(speedy.Speedy, cards.compact.SPEEDY),
     "brisk": Landmark(brisk.Brisk, cards.compact.BRISK, takes_side=True),
-    "dash": Landmark(dash.Dash, cards.compact.DASH, takes_side=True),
+    "brisk-deep": Landmark(brisk.BriskDeep, cards.compact.BRISK_DEEP, takes_side=True),
+    "dash": Landmark(brisk.Dash, cards.compact.DASH, takes_side=True),
     "sprint": Landmark(sprint.Sprint, cards.compact.SPRINT, takes_side=True),
 }
 
