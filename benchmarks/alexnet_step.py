@@ -14,16 +14,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
-from torch import nn
-from torch.nn import functional as F
-from torch.utils.flop_counter import FlopCounterMode
-
 import common
 import texts
-from deepcnn import models, runlog
+from deepcnn import runlog
 from deepcnn.begin import begin
-from deepcnn.bench import clock, limits, words
+from deepcnn.bench import clock, limits, step, words
 from deepcnn.bench.sides import side
 from deepcnn.config import Config
 from deepcnn.device import find_device
@@ -50,7 +45,7 @@ class Training:
         if state.step + num_updates > len(self.slices):
             state.step = 0
         # An epoch that ends after these updates: the loop itself stays the package's own.
-        run.slices = lambda _: self.slices[: state.step + num_updates]  # type: ignore[method-assign]
+        run.slices = lambda epoch: self.slices[: state.step + num_updates]  # type: ignore[method-assign]
         # What the loop shows is wrong here: its clock runs while the other side computes.
         with redirect_stderr(io.StringIO()), run.display.following(state.step, self.total):
             train_epoch(run, self.images, self.total)
@@ -87,15 +82,6 @@ def settings(batch_size: int, threads: int) -> Config:
     )
 
 
-def gflop_per_image(network: nn.Module) -> float:
-    """Counted arithmetic of forward and backward pass; on the meta device nothing is computed."""
-    images = torch.empty(1, 1, texts.SIDE, texts.SIDE, device="meta")
-    labels = torch.empty(1, dtype=torch.int64, device="meta")
-    with FlopCounterMode(display=False) as counter:
-        F.cross_entropy(network.to("meta")(images), labels).backward()
-    return counter.get_total_flops() / 1e9
-
-
 def measure(config: Config, steps: int, rounds: int) -> dict[str, Any]:
     """Take turns, then time the checkpoints."""
     device, threads = find_device(config.hardware.device), config.hardware.threads
@@ -124,7 +110,7 @@ def measure(config: Config, steps: int, rounds: int) -> dict[str, Any]:
 
 def rates(seconds: dict[str, list[float]], images: int, peak: limits.Peaks) -> dict[str, Any]:
     """Images per second of each side, their ratio, and how much of the machine that is."""
-    work = gflop_per_image(models.build("alexnet-d2l", 10, 1, texts.SIDE))
+    work = step.gflop_per_image(step.WORK["alexnet-d2l"])
     record: dict[str, Any] = {"gflop_per_image": work}
     for name, values in seconds.items():
         speed = clock.spread([images / value for value in values])

@@ -78,7 +78,7 @@ def train(model: VGG, rate: float, images: Source, updates: int, seed: int) -> l
     """The loss of each update; it ends early if the loss is no number any more."""
     optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9, nesterov=True)
     permutation, losses = order(seed, 0, len(images.images)), []
-    model = BF16.place(model).train()
+    BF16.place(model).train()
     for step in range(updates):
         batch = images.batch(permutation[step * BATCH : (step + 1) * BATCH])
         torch.manual_seed(step)
@@ -102,7 +102,7 @@ def accuracy(model: VGG, images: Source) -> float:
             (model(BF16.arrange(batch.images)).argmax(dim=1) == batch.labels).sum().item()
             for batch in in_order(images, 500)
         ]
-    return sum(hits) / len(images.images)
+    return float(sum(hits) / len(images.images))
 
 
 def measure(updates: int, seeds: int) -> dict[str, Any]:
@@ -111,7 +111,7 @@ def measure(updates: int, seeds: int) -> dict[str, Any]:
     splits = load_splits(Data(name="fashion-mnist", validation=HELD_OUT), seed=0)
     learn, held_out = (
         source(part, splits.preprocess, torch.device("cpu"))
-        for part in (splits.train, splits.validation)
+        for part in (splits.train, splits.parts()["validation"])
     )
     results = {}
     for name in NAMES:
@@ -169,7 +169,7 @@ def main() -> None:
     parser.add_argument("--updates", type=common.positive, default=400, help="(%(default)s)")
     parser.add_argument("--seeds", type=common.positive, default=2, help="(%(default)s)")
     arguments = parser.parse_args()
-    record = {"name": "initialisers", "conditions": common.conditions()}
+    record: dict[str, Any] = {"name": "initialisers", "conditions": common.conditions()}
     record |= measure(arguments.updates, arguments.seeds)
     draw(record, PICTURE)
     for facts in record["initialisers"].values():

@@ -47,6 +47,7 @@ def our_source(num_images: int) -> Source:
     data = replace(alexnet_fashion_mnist().data, root=str(texts.DATASETS))
     splits = load_splits(data, seed=0)
     whole = source(splits.train, splits.preprocess, torch.device("cpu"))
+    assert isinstance(whole.images, torch.Tensor)
     return Source(whole.images[:num_images], whole.labels[:num_images], whole.preprocess)
 
 

@@ -183,7 +183,7 @@ def main() -> None:
     """Train what is missing, print, record."""
     chosen, further = arguments()
     name = f"seeds-{chosen.recipe}{chosen.suffix}"
-    record = {
+    record: dict[str, Any] = {
         "name": name,
         "conditions": common.conditions(find_device("auto")),
         "identity": identity(chosen.recipe, further),

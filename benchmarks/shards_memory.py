@@ -22,6 +22,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 import common
@@ -42,9 +43,11 @@ SIDE = 32
 def pictures(number: int) -> Iterator[tuple[str, bytes, int]]:
     """The first images of Fashion-MNIST, over and over, as JPEG files with their labels."""
     images = catalog.load("fashion-mnist", "train", "")
+    pixels = images.images
+    assert isinstance(pixels, np.ndarray)
     for k in range(number):
         stream = io.BytesIO()
-        Image.fromarray(images.images[k % len(images)][0]).save(stream, "JPEG")
+        Image.fromarray(pixels[k % len(images)][0]).save(stream, "JPEG")
         yield f"{k}.jpg", stream.getvalue(), int(images.labels[k % len(images)])
 
 
@@ -59,7 +62,7 @@ def work(folder: str, is_kept: bool) -> None:
     import torch
 
     if not is_kept:
-        kept.room = lambda _: 0
+        kept.room = lambda folder: 0
     Policy("cpu", "fp32", "contiguous", available_threads()).apply()
     before, highest, is_over = own_megabytes(), [0.0], threading.Event()
 

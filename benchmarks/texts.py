@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ NUM_WORKERS = 2
 SIDE = 224
 
 
-def fashion_mnist() -> Dataset[tuple[Tensor, int]]:
+def fashion_mnist() -> Dataset[Any]:
     """The training set as the text loads it: resize, then tensor; nothing is downloaded."""
     steps = transforms.Compose([transforms.Resize(SIDE), transforms.ToTensor()])
     with TemporaryDirectory() as folder:
@@ -34,12 +35,13 @@ def fashion_mnist() -> Dataset[tuple[Tensor, int]]:
             with gzip.open(packed) as source, (raw / packed.stem).open("wb") as target:
                 shutil.copyfileobj(source, target)
         # It reads everything into memory at once, so the files may go.
-        return datasets.FashionMNIST(folder, train=True, transform=steps, download=False)
+        found: Dataset[Any] = datasets.FashionMNIST(
+            folder, train=True, transform=steps, download=False
+        )
+        return found
 
 
-def loader(
-    images: Dataset[tuple[Tensor, int]], batch_size: int
-) -> DataLoader[tuple[Tensor, Tensor]]:
+def loader(images: Dataset[Any], batch_size: int) -> DataLoader[Any]:
     """Shuffled batches from worker processes, which live on from epoch to epoch."""
     return DataLoader(
         images, batch_size, shuffle=True, num_workers=NUM_WORKERS, persistent_workers=True
@@ -65,6 +67,7 @@ def alexnet() -> nn.Sequential:
     for layer in network:
         if isinstance(layer, nn.Conv2d | nn.Linear):
             nn.init.xavier_uniform_(layer.weight)
+            assert layer.bias is not None
             nn.init.zeros_(layer.bias)
     return network
 
@@ -121,6 +124,6 @@ def loading(num_images: int, batch_size: int) -> Iterator[Loading]:
     yield Loading(num_images, batch_size)
 
 
-def _endless(batches: DataLoader[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+def _endless(batches: DataLoader[Any]) -> Iterator[tuple[Tensor, Tensor]]:
     while True:
         yield from batches

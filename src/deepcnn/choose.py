@@ -166,7 +166,7 @@ def _training_step(
         with policy.autocast():
             outputs = model(images)
             logits = outputs[0] if isinstance(outputs, tuple) else outputs
-        F.cross_entropy(logits.float(), labels).backward()  # type: ignore[no-untyped-call]
+        F.cross_entropy(logits.float(), labels).backward()
         if policy.device.startswith("cuda"):
             torch.cuda.synchronize()
 

@@ -117,10 +117,10 @@ def logistic_regression(
         optimizer.zero_grad()
         loss = F.cross_entropy(inputs @ weight.T + bias, labels)
         loss = loss + penalty / 2 * weight.square().sum()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return loss
 
-    optimizer.step(objective)  # type: ignore[no-untyped-call]
+    optimizer.step(objective)
     return (weight / scale).detach(), bias.detach()
 
 

@@ -86,15 +86,15 @@ def fashion_mnist_945() -> Config:
 def mnist_99() -> Config:
     """99 % on MNIST in two seconds of training and evaluation on two cores.
 
-    One epoch of all 60,000 training images on the network `dash`, its convolutions by Muon. The
-    test set is read once, at the end. Network, rates and batch size were chosen on 10,000 of the
-    training images.
+    One epoch of all 60,000 training images on the network `dash`, its convolutions by Muon. Of an
+    image the inner 24x24 pixels are looked at: digits do not reach further. The test set is read
+    once, at the end. Network, rates and batch size were chosen on 10,000 of the training images.
     """
     return Config(
-        data=Data(name="mnist", validation=0),
+        data=Data(name="mnist", validation=0, size=24, keep=6 / 7),
         model=Model(name="dash", init="whitened"),
         optim=Optim(
-            name="muon", lr=0.2, bias_factor=0.5, head_factor=0.5, momentum=0.8, weight_decay=5e-4,
+            name="muon", lr=0.2, bias_factor=2, head_factor=0.25, momentum=0.8, weight_decay=5e-4,
             schedule="triangular",
         ),
         train=Train(epochs=1, batch_size=400, label_smoothing=0.15),

@@ -133,7 +133,7 @@ def train_step(run: Run, pieces: Iterable[Batch], indices: Tensor) -> tuple[floa
         hits = (logits.argmax(dim=1) == batch.labels).sum()
         value, count = torch.stack([objective.detach(), hits]).tolist()  # one wait, not two
         _require_finite(run, value, "the loss", indices)
-        state.scaler.scale(objective * share).backward()  # type: ignore[no-untyped-call]
+        state.scaler.scale(objective * share).backward()
         total_loss += value * share
         correct += int(count)
         if state.losses is not None:

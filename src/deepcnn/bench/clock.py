@@ -25,7 +25,7 @@ def timed(function: Callable[[], object]) -> float:
 
 def synchronize() -> None:
     """Wait for the GPU, if this process has used one."""
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+    if torch.cuda.is_initialized():
         torch.cuda.synchronize()
 
 

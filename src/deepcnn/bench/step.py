@@ -101,7 +101,7 @@ class Plain:
             answers = outputs if isinstance(outputs, tuple) else (outputs,)
             losses = [F.cross_entropy(each.float(), self.labels[indices]) for each in answers]
             self.optimizer.zero_grad(set_to_none=True)
-            torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]
+            torch.stack(losses).sum().backward()
             self.optimizer.step()
 
 
@@ -169,7 +169,7 @@ def gflop_per_image(work: Work) -> float:
         outputs = network(images)
         answers = outputs if isinstance(outputs, tuple) else (outputs,)
         losses = [F.cross_entropy(each[:, : work.classes], labels) for each in answers]
-        torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]
+        torch.stack(losses).sum().backward()
     return float(counter.get_total_flops() / 2e9)
 
 

@@ -123,7 +123,7 @@ def augment(
     if "erase" in rows:
         boxes = geometry.rectangles_within(rows["erase_area"], rows["erase_place"], height, width)
         black = geometry.inside((boxes * rows["erase"][:, None]).float().to(device), height, width)
-        images = images.masked_fill(black, 0)
+        images = images * ~black
     return images
 
 

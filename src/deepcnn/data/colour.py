@@ -54,9 +54,9 @@ def brightness(images: Tensor, factor: Tensor) -> Tensor:
 
 def contrast(images: Tensor, factor: Tensor) -> Tensor:
     """Blend with the mean luminance of each image."""
-    total = _luminance(images).sum(dim=(1, 2, 3), keepdim=True)
-    mean = total.float() / (UNIT * images.shape[-2] * images.shape[-1])
-    return _blend(images, mean, factor)
+    total = _luminance(images).sum(dim=(1, 2, 3), keepdim=True, dtype=torch.int64)
+    mean = total / (UNIT * images.shape[-2] * images.shape[-1])
+    return _blend(images, mean.float(), factor)
 
 
 def saturation(images: Tensor, factor: Tensor) -> Tensor:
@@ -77,7 +77,8 @@ def hue(images: Tensor, turn: Tensor) -> Tensor:
     )
     turned = sextant[:, None] + 6 * _each(turn, images)  # N 1 H W
     corners = torch.tensor([5.0, 3.0, 1.0], device=images.device)[:, None, None]
-    distance = (turned + corners) % 6
+    distance = turned + corners
+    distance = distance - 6 * (distance / 6).floor()  # the remainder, in a sixth of its time
     share = distance.minimum(4 - distance).clamp(0, 1)
     return _rounded(value[:, None] - chroma[:, None] * share)
 
@@ -128,13 +129,15 @@ def equalize(images: Tensor) -> Tensor:
 
 
 def _luminance(images: Tensor) -> Tensor:
-    """Brightness of each pixel in 65536ths of a level, int32 N 1 H W: of RGB as the eye sees it,
-    of other channels their mean.
+    """Brightness of each pixel in 65536ths of a level, whole numbers in float32 N 1 H W: of RGB as
+    the eye sees it, of other channels their mean.
     """
+    levels = images.float()
     if images.shape[1] != len(LUMINANCE):
-        return images.sum(dim=1, keepdim=True, dtype=torch.int32) * UNIT // images.shape[1]
-    weights = torch.tensor(LUMINANCE, dtype=torch.int32, device=images.device)[:, None, None]
-    return (images * weights).sum(dim=1, keepdim=True, dtype=torch.int32)
+        return (levels.sum(dim=1, keepdim=True) * UNIT / images.shape[1]).floor()
+    red, green, blue = levels.unbind(dim=1)
+    of_red, of_green, of_blue = LUMINANCE
+    return (of_red * red + of_green * green + of_blue * blue)[:, None]
 
 
 def _blend(images: Tensor, other: Tensor, factor: Tensor) -> Tensor:
