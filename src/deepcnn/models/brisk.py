@@ -11,7 +11,7 @@ from deepcnn.models.whitening import PatchWhitening
 LEAST_VARIANCE = 0.05  # of what the first layer does not take for noise
 WIDTHS = (48, 128, 128)  # maps of the convolutions
 DEEP_WIDTHS = (32, 64, 64, 128, 128, 256)
-DASH_WIDTHS = (24, 64)
+DASH_WIDTHS = (16, 64)
 DASH_DIRECTIONS = 6  # principal directions of patches that its first layer keeps
 
 
@@ -73,7 +73,7 @@ class BriskDeep(nn.Module):
 
 
 class Dash(nn.Module):
-    """Two convolutions on whitened patches: 1x28x28 images, 22,362 parameters for 10 classes.
+    """Two convolutions on whitened patches: 1x28x28 images, 16,874 parameters for 10 classes.
 
     For an answer in two seconds. 192 more weights are fixed. Any side of 8 or more.
     """
@@ -92,7 +92,7 @@ class Dash(nn.Module):
     def forward(self, images: Tensor) -> Tensor:  # N C 28 28
         """Return the logits."""
         x = F.relu(self.whiten(images))  # N 12 14 14
-        x = self.block1(x)  # N 24 7 7
+        x = self.block1(x)  # N 16 7 7
         x = self.block2(x)  # N 64 3 3
         logits: Tensor = self.head(x.flatten(1))
         return logits  # N num_classes
