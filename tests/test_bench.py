@@ -110,14 +110,18 @@ def test_counted_work_is_three_times_the_forward_pass_less_the_gradient_of_the_i
 
 
 def test_both_loops_train_the_network(tmp_path: Path) -> None:
-    work = step.Work("lenet", 1, 32, 4, 10)
+    work = step.Work("lenet", 1, 32, 100, 10)
     hardware = Hardware("cpu", "fp32", "channels_last", threads=1)
     with step.ours(work, step.settings(work, hardware), tmp_path) as run:
         assert run.policy().precision == "fp32"
         before = {key: value.clone() for key, value in run.run.state.model.state_dict().items()}
-        run.train(9)
+        epoch = len(run.slices)
+        assert epoch == step.IMAGES // 100
+        run.train(3)
+        run.train(epoch + 2)  # the second epoch begins anew, whole
         after = run.run.state.model.state_dict()
-        assert run.run.state.step == 1  # of the third epoch, of four updates
+        assert run.run.state.step == 2
+        assert len(run.slices) == epoch
         assert all(not torch.equal(after[key], before[key]) for key in after)
     loop = step.Plain(work, "cpu")
     assert {key: value.shape for key, value in loop.model.state_dict().items()} == {

@@ -53,7 +53,7 @@ CASES: dict[str, Settings] = {
         **{
             key: value
             for key, value in flat(RECIPES["fashion-mnist-93"]()).items()
-            if key.startswith(("model.", "augment.", "optim."))
+            if key.startswith(("model.", "augment.", "optim.")) and value not in ((), "")
         },
         "data.views": "flip",
         "train.hardest": 0.5,

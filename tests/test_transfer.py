@@ -107,7 +107,7 @@ def test_every_parameter_is_in_one_stage_and_the_last_is_the_classifier(names: l
         assert len({stage for stage, _ in found}) == len(found), name
         keys = [key for _, names in found for key in names]
         assert sorted(keys) == sorted(key for key, _ in model.named_parameters()), name
-        assert len(found) >= 4 or name in ("mlp", "sprint"), name
+        assert len(found) >= 4 or name in ("mlp", "sprint", "dash"), name
         head, own = found[-1]
         assert own[0] == f"{head}.weight", name
         assert all(any(model.get_parameter(k).dim() > 1 for k in keys) for _, keys in found), name

@@ -84,7 +84,7 @@ def fashion_mnist_945() -> Config:
 
 
 def mnist_99() -> Config:
-    """99 % on MNIST in two seconds of training and evaluation on two cores.
+    """Nearly 99 % on MNIST in two seconds of training and evaluation on two cores.
 
     One epoch of all 60,000 training images on the network `dash`, its convolutions by Muon. Of an
     image the inner 24x24 pixels are looked at: digits do not reach further. The test set is read

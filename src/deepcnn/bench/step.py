@@ -34,6 +34,9 @@ from deepcnn.train import train_epoch
 
 LR, MOMENTUM, DECAY = 0.001, 0.9, 5e-4
 SECONDS = 2.0  # that a turn is to take, in whole updates
+UPDATES = 4  # of an epoch of large images
+SMALL, IMAGES = 64, 10_000  # pixels up to which images are small, of which an epoch has so many
+LENGTH = 100_000  # updates of the run that the epochs are to be part of
 
 
 class Work(NamedTuple):
@@ -60,9 +63,9 @@ WORK = {
 
 
 def noise(work: Work) -> ImageSet:
-    """Images of four updates: what they show has no effect on the time."""
+    """Images of an epoch: what they show has no effect on the time."""
     generator = np.random.default_rng(0)
-    number = 4 * work.batch_size
+    number = max(UPDATES, IMAGES // work.batch_size * (work.side <= SMALL)) * work.batch_size
     pixels = generator.integers(
         0, 256, (number, work.channels, work.side, work.side), dtype=np.uint8
     )
@@ -111,17 +114,17 @@ class Ours:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.images = run.source(run.splits.train)
+        self.slices = run.slices(0)
 
     def train(self, num_updates: int) -> None:
         """Make updates, in epochs over the same images."""
-        slices = self.run.slices(0)
         with redirect_stderr(io.StringIO()), self.run.display.following(0, num_updates):
-            for made in range(0, num_updates, len(slices)):
+            for made in range(0, num_updates, len(self.slices)):
                 # What is left of an epoch is what is asked for: the loop is the package's own.
-                part = slices[: num_updates - made]
+                part = self.slices[: num_updates - made]
                 self.run.state.step = self.run.state.epoch = 0
                 self.run.slices = lambda _, part=part: part  # type: ignore[method-assign,misc]
-                train_epoch(self.run, self.images, len(part))
+                train_epoch(self.run, self.images, LENGTH)
 
     def policy(self) -> Policy:
         """How it computes."""

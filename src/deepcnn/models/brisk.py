@@ -31,7 +31,7 @@ class Brisk(nn.Module):
         self.block1 = Block(self.whiten.out_channels, first, pool=True)
         self.block2 = Block(first, second, pool=True)
         self.block3 = Block(second, third)
-        self.head = nn.Linear(third * (side // 8) ** 2, num_classes)
+        self.head = nn.Linear(third * max(1, side // 8) ** 2, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:  # N C 28 28
         """Return the logits."""
@@ -62,7 +62,7 @@ class BriskDeep(nn.Module):
             Block(widths[4], widths[5], pool=True),  # N 128 3 3
             Block(widths[5], widths[6]),
         )
-        self.head = nn.Linear(widths[6] * (side // 8) ** 2, num_classes)
+        self.head = nn.Linear(widths[6] * max(1, side // 8) ** 2, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:  # N C 28 28
         """Return the logits."""
@@ -87,7 +87,7 @@ class Dash(nn.Module):
         first, second = DASH_WIDTHS
         self.block1 = Block(self.whiten.out_channels, first, pool=True)
         self.block2 = Block(first, second, pool=True)
-        self.head = nn.Linear(second * (side // 8) ** 2, num_classes)
+        self.head = nn.Linear(second * max(1, side // 8) ** 2, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:  # N C 28 28
         """Return the logits."""

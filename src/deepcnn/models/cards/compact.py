@@ -40,6 +40,7 @@ BRISK_DEEP = Card(
     paper="deepcnn; the first layer: Jordan, 94% on CIFAR-10 in 3.29 Seconds on a Single GPU, 2024",
     input=(1, 28),
     classes=10,
+    reported=("Fashion-MNIST test 94.88 % after 19 epochs, mean of 5 seeds: docs/results.md",),
     training=("recipe fashion-mnist-945",),
 )
 DASH = Card(
@@ -48,6 +49,7 @@ DASH = Card(
     paper="deepcnn; the first layer: Jordan, 94% on CIFAR-10 in 3.29 Seconds on a Single GPU, 2024",
     input=(1, 28),
     classes=10,
+    reported=("MNIST test 98.99 % after 1 epoch, mean of 10 seeds: docs/results.md",),
     training=("recipe mnist-99",),
 )
 SPRINT = Card(
