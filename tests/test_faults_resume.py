@@ -447,6 +447,7 @@ def test_other_machine_is_refused_or_accepted(
     [
         {"train.batch_size": 5},
         {"train.batch_size": 20},
+        {"train.hardest": 0.5},
         {"data.validation": 0},
         {"model.name": "compact"},
         {"optim.name": "adamw", "optim.nesterov": False},
