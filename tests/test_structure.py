@@ -44,16 +44,15 @@ LEVELS = (
     ("begin", "finish"),
     ("train",),
     ("bench.loading", "bench.sprint", "bench.step", "cli_data"),
-    ("cli_bench",),
+    ("cli_bench", "cli_train"),
     ("cli",),
 )  # fmt: skip
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 
 # These lists may only become shorter. A command has an argument for each of its options, and a
 # paragraph of help.
-LONG_MODULES = {"cli"}
-LONG_FUNCTIONS = {"cli.finetune"}
-MANY_ARGUMENTS = {"cli.train", "cli.finetune"}
+LONG_FUNCTIONS = {"cli_train.finetune"}
+MANY_ARGUMENTS = {"cli_train.train", "cli_train.finetune"}
 
 TEXTS = {
     ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__"): text
@@ -125,7 +124,7 @@ def test_some_parts_know_nothing_of_each_other() -> None:
         others = {other.partition(".")[0] for other in own_imports(tree)}
         assert not (part == "data" and "models" in others), name
         assert not (part == "models" and "data" in others), name
-        assert name in ("cli", "cli_bench", "cli_data") or not any(
+        assert name in ("cli", "cli_bench", "cli_data", "cli_train") or not any(
             o.startswith("cyclopts") for o in imports(tree)
         ), name
 
@@ -145,7 +144,7 @@ def test_no_module_is_a_drawer_for_everything() -> None:
 
 
 def test_modules_are_short() -> None:
-    assert {name for name, text in TEXTS.items() if text.count("\n") > 300} == LONG_MODULES
+    assert not {name for name, text in TEXTS.items() if text.count("\n") > 300}
 
 
 def test_functions_are_short_and_flat() -> None:

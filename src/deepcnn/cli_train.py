@@ -1,0 +1,195 @@
+"""The part of the command line that trains: `deepcnn train` and `deepcnn finetune`."""
+
+import os
+import shlex
+import shutil
+import sys
+from json import dumps as to_json
+from pathlib import Path
+
+from deepcnn.cli_data import Flag, Settings
+from deepcnn.config import Config
+from deepcnn.errors import Interrupted, look_up
+from deepcnn.files import cache_folder
+from deepcnn.recipes import RECIPES
+from deepcnn.settings import resolve, to_toml
+
+
+def train(
+    recipe: str = "fashion-mnist",
+    /,
+    *,
+    data: str | None = None,
+    out: Path | None = None,
+    config: Path | None = None,
+    device: str | None = None,
+    precision: str | None = None,
+    device_policy: str | None = None,
+    seed: str | None = None,
+    print_config: Flag = False,
+    accept_change: Flag = False,
+    json: Flag = False,
+    settings: Settings,
+) -> None:
+    """Train a network; repeat the command to continue a run that was stopped, however it was.
+
+    Any setting can be changed by --section.field VALUE, such as
+    --optim.lr 0.02; `deepcnn settings` explains all of them. Examples:
+
+    deepcnn train lenet-mnist --out runs/first --train.epochs 3
+    deepcnn train --data FOLDER --model.name lenet --data.pad 2
+    deepcnn train --config run.toml --print-config
+
+    Parameters
+    ----------
+    recipe
+        Where to start from; `deepcnn recipes` lists them.
+    data
+        Data set by name (`deepcnn data list`) or folder; short for --data.name.
+    out
+        Run folder; default runs/RECIPE.
+    config
+        TOML file of settings, as --print-config writes it.
+    device
+        auto, cpu, cuda, cuda:N or mps; short for --hardware.device.
+    precision
+        auto, fp32, bf16 or fp16; short for --hardware.precision.
+    device_policy
+        measured, or off: plain fp32 unless set otherwise; short for --hardware.policy.
+    seed
+        Short for --train.seed.
+    print_config
+        Print the settings, with where each comes from, and stop.
+    accept_change
+        Continue a run although its settings, data or machine are not what they were.
+    json
+        Print the result as JSON.
+    """
+    short = {
+        "data.name": data,
+        "hardware.device": device,
+        "hardware.precision": precision,
+        "hardware.policy": device_policy,
+        "train.seed": seed,
+    }
+    base = (recipe, look_up("recipe", recipe, RECIPES)())
+    resolution = resolve(base, config, os.environ, _given(short) | settings)
+    _fit(resolution, out or Path("runs") / recipe, print_config, accept_change, json)
+
+
+def finetune(
+    data: str,
+    /,
+    *,
+    model: str = "timm/mobilenetv2_100",
+    weights: str = "default",
+    probe_only: Flag = False,
+    freeze: str | None = None,
+    unfreeze_at: str | None = None,
+    class_weights: Flag = False,
+    seed: str | None = None,
+    out: Path | None = None,
+    print_config: Flag = False,
+    accept_change: Flag = False,
+    json: Flag = False,
+    settings: Settings,
+) -> None:
+    """Fit a pretrained network to your own pictures; repeat the command to continue a run.
+
+    DATA is a folder with a folder of pictures for each class, or with such
+    folders in train, val and test; or a CSV file with the columns path and
+    label. With fewer than 500 pictures only the last layer is fitted, which is
+    soon done and hard to beat; --train.epochs 5 tunes all of it. Any setting can
+    be changed as with `deepcnn train`. Examples:
+
+    deepcnn finetune photos
+    deepcnn finetune photos --model torchvision/resnet18
+    deepcnn finetune photos --model timm/mobilenetv2_100 --weights FILE.safetensors
+    deepcnn finetune photos --probe-only --seed 1
+
+    Parameters
+    ----------
+    data
+        Folder or CSV file of pictures.
+    model
+        Network that has weights. `deepcnn models` lists those of this package.
+    weights
+        A file, or a name such as IMAGENET1K_V1; `default` is the library's own choice.
+    probe_only
+        Fit the last layer only, in seconds.
+    freeze
+        Stage before which nothing trains; head, the default, stands for the last layer.
+    unfreeze_at
+        Share of the run by which all stages train, one after another from the last; 0: never.
+    class_weights
+        Count each class alike, however few pictures it has.
+    seed
+        Short for --train.seed.
+    out
+        Run folder; default runs/finetune-DATA.
+    print_config
+        Print the settings and stop.
+    accept_change
+        Continue a run although its settings, data or machine are not what they were.
+    json
+        Print the result as JSON.
+
+    """
+    from deepcnn.finetune import plan
+    from deepcnn.runlog import is_begun, recorded_config
+
+    short = {
+        "transfer.freeze": freeze,
+        "transfer.unfreeze_at": unfreeze_at,
+        "train.class_weights": "true" if class_weights else None,
+        "train.epochs": "0" if probe_only else None,
+        "train.seed": seed,
+    }
+    folder = out or Path("runs") / f"finetune-{Path(data).resolve().name.removesuffix('.csv')}"
+    if is_begun(folder):  # then the weights have been read, and may be gone
+        base = ("as begun", recorded_config(folder))
+        short |= {"data.name": data, "model.name": model, "model.weights": weights}
+    else:
+        base = ("finetune", plan(data, model, weights))
+    resolution = resolve(base, None, os.environ, _given(short) | settings)
+    _fit(resolution, folder, print_config, accept_change, json)
+
+
+def _given(short: dict[str, str | None]) -> dict[str, str]:
+    """The settings among short options that were given."""
+    return {key: value for key, value in short.items() if value is not None}
+
+
+def _fit(
+    resolution: tuple[Config, dict[str, str]],
+    folder: Path,
+    print_config: bool,
+    accept_change: bool,
+    json: bool,
+) -> None:
+    """Train and print what came of it, or print the settings only."""
+    config, origins = resolution
+    if print_config:
+        print(to_toml(config, origins))
+        return
+    from deepcnn.report import result_in_words
+    from deepcnn.train import fit
+
+    try:
+        facts = fit(config, folder, cache_folder(), accept_change)
+    except Interrupted as stop:
+        command = f"{_program()} {shlex.join(sys.argv[1:])}"
+        message = f"{stop}; continue with: {command}"
+        raise Interrupted(message, stop.signal_number) from stop
+    print(
+        to_json({"run": str(folder), **facts}, ensure_ascii=False)
+        if json
+        else result_in_words(folder, facts, _program())
+    )
+
+
+def _program() -> str:
+    """How to call this command again: by its path where its folder is not searched for commands."""
+    if shutil.which("deepcnn") or Path(sys.argv[0]).name != "deepcnn":
+        return "deepcnn"
+    return shlex.quote(os.path.relpath(sys.argv[0]))
