@@ -5,9 +5,8 @@ text 002 (see texts.py); deepcnn's side is the run that `deepcnn train alexnet-f
 makes, through the package's own loop, in the precision and layout that it chooses here.
 """
 
-import io
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -23,50 +22,18 @@ from deepcnn.bench.sides import side
 from deepcnn.config import Config
 from deepcnn.device import find_device
 from deepcnn.recipes import alexnet_fashion_mnist
-from deepcnn.run import Run
-from deepcnn.train import train_epoch
 
 TARGET = 3.0  # times as many images per second as the texts' way
 CHECKPOINTS = 3  # measured apart from the updates
 
 
-class Training:
-    """A run of deepcnn, to be called for a few updates at a time."""
-
-    def __init__(self, run: Run) -> None:
-        self.run = run
-        self.images = run.source(run.splits.train)
-        self.slices = run.slices(0)
-        self.total = run.config.train.epochs * len(self.slices)
-
-    def train(self, num_updates: int) -> float:
-        """Make the next updates of the first epoch, from its start again where it ends."""
-        run, state = self.run, self.run.state
-        if state.step + num_updates > len(self.slices):
-            state.step = 0
-        # An epoch that ends after these updates: the loop itself stays the package's own.
-        run.slices = lambda epoch: self.slices[: state.step + num_updates]  # type: ignore[method-assign]
-        # What the loop shows is wrong here: its clock runs while the other side computes.
-        with redirect_stderr(io.StringIO()), run.display.following(state.step, self.total):
-            train_epoch(run, self.images, self.total)
-        return state.moving_loss or 0.0
-
-    def save(self) -> None:
-        """Write a checkpoint, as a run does every minute."""
-        self.run.save()
-
-    def policy(self) -> dict[str, Any]:
-        """What the run computes in."""
-        return asdict(self.run.policy)
-
-
 @contextmanager
-def training(config: Config) -> Iterator[Training]:
+def training(config: Config) -> Iterator[step.Ours]:
     """A run as the command would begin it, with a policy measured here and now."""
     with TemporaryDirectory() as place:
         folder = Path(place) / "run"
         with runlog.opened(folder):
-            yield Training(begin(config, folder, Path(place) / "cache", accept_change=False))
+            yield step.Ours(begin(config, folder, Path(place) / "cache", accept_change=False))
 
 
 def settings(batch_size: int, threads: int) -> Config:
@@ -92,10 +59,10 @@ def measure(config: Config, steps: int, rounds: int) -> dict[str, Any]:
             "texts": partial(before.ask, "train", steps),
             "deepcnn": partial(run.ask, "train", steps),
         }
-        seconds = clock.alternate(turns, rounds)
+        seconds = clock.alternate(turns, rounds, "AlexNet")
         losses = {"texts": before.ask("train", 1)[0], "deepcnn": run.ask("train", 1)}
         saving = [clock.timed(partial(run.ask, "save")) for _ in range(CHECKPOINTS)]
-        policy = run.ask("policy")
+        policy = asdict(run.ask("policy"))
     # A peak that a neighbour has lowered would make every share of it look better.
     peak = limits.higher(peak, limits.measured_peak(device))
     return {
@@ -103,17 +70,16 @@ def measure(config: Config, steps: int, rounds: int) -> dict[str, Any]:
         "policy": policy,
         "peak_gflops": peak,
         "loss_at_end": losses,
-        **rates(seconds, steps * batch_size, peak),
+        **speeds(seconds, steps * batch_size, peak),
         "checkpoint": checkpoint_cost(saving),
     }
 
 
-def rates(seconds: dict[str, list[float]], images: int, peak: limits.Peaks) -> dict[str, Any]:
+def speeds(seconds: dict[str, list[float]], images: int, peak: limits.Peaks) -> dict[str, Any]:
     """Images per second of each side, their ratio, and how much of the machine that is."""
     work = step.gflop_per_image(step.WORK["alexnet-d2l"])
     record: dict[str, Any] = {"gflop_per_image": work}
-    for name, values in seconds.items():
-        speed = clock.spread([images / value for value in values])
+    for name, speed in clock.rates(seconds, images).items():
         gflops = work * speed["median"]
         shares = {key: gflops / value["convolution"] for key, value in peak.items()}
         record[name] = {"images_per_second": speed, "gflops": gflops, "share_of_peak": shares}

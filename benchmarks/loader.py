@@ -73,7 +73,7 @@ def measure(num_images: int, batch_size: int, rounds: int, threads: int) -> dict
         side(loading, num_images, batch_size, threads) as ours,
     ):
         turns = {"texts": partial(before.ask, "epoch"), "deepcnn": partial(ours.ask, "epoch")}
-        seconds = clock.alternate(turns, rounds)
+        seconds = clock.alternate(turns, rounds, "loading")
     ratio = clock.compared(seconds["texts"], seconds["deepcnn"])
     return {
         "settings": {"num_images": num_images, "batch_size": batch_size, "rounds": rounds},

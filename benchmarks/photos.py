@@ -225,7 +225,7 @@ def measure(folder: Path, cache: Path, rounds: int) -> dict[str, Any]:
             "decoding alone": partial(ours.ask, "decode"),
         }
         before = {"first epoch": partial(ours.ask, "forget")}
-        seconds = clock.alternate(turns, rounds, before)
+        seconds = clock.alternate(turns, rounds, "epochs", before)
         facts = {"start_method": theirs.ask("start_method"), **ours.ask("facts")}
     ratio = {name: clock.compared(seconds["torchvision"], seconds[name]) for name in TARGETS}
     return {
@@ -268,7 +268,9 @@ def measure_waits(folder: Path, cache: Path, rounds: int) -> dict[str, Any]:
     """Seconds to the first batch of a folder, with nothing kept of it and after that."""
     num_images = len(list_source(Data(name=str(folder))).labels)
     waits = {name: partial(wait, folder, cache, name == "cold") for name in WAITS}
-    seconds = {name: clock.spread(x) for name, x in clock.alternate(waits, rounds).items()}
+    seconds = {
+        name: clock.spread(x) for name, x in clock.alternate(waits, rounds, "first batches").items()
+    }
     return {
         "settings": {"num_images": num_images, "batch_size": BATCH_SIZE, "rounds": rounds},
         "seconds": seconds,

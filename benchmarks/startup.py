@@ -45,7 +45,7 @@ def heavy_imports() -> list[str]:
 def measure(rounds: int) -> dict[str, Any]:
     """Take turns, each a new process."""
     sides = {name: partial(call, command) for name, command in SIDES.items()}
-    seconds = clock.alternate(sides, rounds)
+    seconds = clock.alternate(sides, rounds, "starting")
     imported = heavy_imports()
     record: dict[str, Any] = {
         "seconds": {name: clock.spread(values) for name, values in seconds.items()},

@@ -60,7 +60,7 @@ def begin(config: Config, folder: Path, cache: Path, accept_change: bool) -> Run
         for line in glance(splits.parts(), config.data.name):
             display.say(line)
         _check_weights(config, splits)
-        choice = choose(config, splits, cache, display)
+        choice = choice_for(config, splits, cache, display)
     policy = choice.policy
     policy.apply()
     state = begin_state(config, splits, policy)
@@ -202,7 +202,7 @@ def _check_weights(config: Config, splits: Splits) -> None:
         load_pretrained(_build(config, splits), found)
 
 
-def choose(config: Config, splits: Splits, cache: Path, display: Display) -> Choice:
+def choice_for(config: Config, splits: Splits, cache: Path, display: Display) -> Choice:
     """How the run is to compute."""
     if not config.train.epochs:
         plain = plain_policy(config.hardware.device).under(config.hardware)

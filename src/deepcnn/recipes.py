@@ -5,6 +5,7 @@ A recipe that re-runs a text follows it line by line; what departs from the text
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from deepcnn.config import Augment, Config, Data, Model, Optim, Train
 
@@ -71,16 +72,14 @@ def fashion_mnist_945() -> Config:
     eighteen epochs of the hardest third after the first. Chosen on 10,000 of the training images;
     the test set is read once, at the end.
     """
-    return Config(
-        data=Data(name="fashion-mnist", validation=0, views="flip"),
-        model=Model(name="brisk-deep", init="whitened"),
-        augment=Augment(flip="alternating", crop=1),
-        optim=Optim(
-            name="muon", lr=0.1, bias_factor=0.5, head_factor=0.5, momentum=0.8, weight_decay=5e-4,
-            schedule="triangular",
-        ),
-        train=Train(epochs=19, batch_size=500, hardest=0.333, label_smoothing=0.1),
-    )  # fmt: skip
+    config = fashion_mnist_93()
+    return replace(
+        config,
+        model=replace(config.model, name="brisk-deep"),
+        augment=replace(config.augment, crop=1),
+        optim=replace(config.optim, lr=0.1),
+        train=replace(config.train, epochs=19, hardest=0.333),
+    )
 
 
 def mnist_99() -> Config:

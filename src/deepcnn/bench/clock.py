@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from deepcnn.progress import reported
+
 REPEATS = 9  # of which the best counts: a peak is what the machine can do undisturbed
 
 
@@ -32,18 +34,20 @@ def synchronize() -> None:
 def alternate(
     sides: Mapping[str, Callable[[], object]],
     rounds: int,
+    what: str,
     before: Mapping[str, Callable[[], object]] | None = None,
 ) -> dict[str, list[float]]:
     """Seconds of every side in every round, after a call of each that warms it up.
 
     Every other round goes backwards, so that a steady drift favours no side. What is in `before`
-    under a side's name is called ahead of it and takes no time that counts.
+    under a side's name is called ahead of it and takes no time that counts. Lines of progress name
+    `what` is measured.
     """
     prepare = before or {}
     for function in sides.values():
         function()
     seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for number in range(rounds):
+    for number in reported(range(rounds), rounds, what):
         for name in list(sides) if number % 2 == 0 else reversed(list(sides)):
             prepare.get(name, int)()
             seconds[name].append(timed(sides[name]))
@@ -69,6 +73,11 @@ def compared(slow: Sequence[float], fast: Sequence[float]) -> dict[str, float]:
         "min": min(by_round),
         "max": max(by_round),
     }
+
+
+def rates(seconds: Mapping[str, Sequence[float]], number: int) -> dict[str, dict[str, Any]]:
+    """How many in a second each side makes that takes so many `seconds` for `number` of them."""
+    return {name: spread([number / value for value in values]) for name, values in seconds.items()}
 
 
 def best(function: Callable[[], object]) -> float:

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from deepcnn.bench import clock, limits
+from deepcnn.bench.noise import noise
 from deepcnn.bench.sides import side
 from deepcnn.config import Augment, Data
 from deepcnn.data.augment import draw
@@ -36,20 +37,18 @@ CHANGES = Augment(
 )  # fmt: skip
 
 
-def noise() -> ImageSet:
-    """The images: what they show has no effect on the time."""
-    generator = np.random.default_rng(0)
-    pixels = generator.integers(0, 256, (NUM_IMAGES, CHANNELS, SIDE, SIDE), dtype=np.uint8)
-    return ImageSet("noise", pixels, np.zeros(NUM_IMAGES, np.int64), ("one",))
+def images() -> ImageSet:
+    """The images of an epoch."""
+    return noise(NUM_IMAGES, CHANNELS, SIDE, classes=10)
 
 
 class OneByOne(Dataset[tuple[Tensor, int]]):
     """Each image changed by itself."""
 
     def __init__(self) -> None:
-        images = noise().images
-        assert isinstance(images, np.ndarray)
-        self.pixels = torch.from_numpy(images)
+        pixels = images().images
+        assert isinstance(pixels, np.ndarray)
+        self.pixels = torch.from_numpy(pixels)
         self.change = v2.Compose([
             v2.RandomCrop(SIDE, padding=PAD),
             v2.RandomHorizontalFlip(),
@@ -85,9 +84,9 @@ class Ours:
     """The package's own loader, an epoch at a time."""
 
     def __init__(self) -> None:
-        images = noise()
-        preprocess = make_preprocess(Data(name="noise", mean=MEAN, std=STD), images)
-        self.source = source(images, preprocess, torch.device("cpu"))
+        pixels = images()
+        preprocess = make_preprocess(Data(name="noise", mean=MEAN, std=STD), pixels)
+        self.source = source(pixels, preprocess, torch.device("cpu"))
         self.epochs = count()
 
     def epoch(self) -> None:
@@ -124,12 +123,9 @@ def compare(rounds: int) -> dict[str, Any]:
     with side(usual) as before, side(ours) as after:
         sides = {"torchvision": before, "deepcnn": after}
         turns = {name: partial(each.ask, "epoch") for name, each in sides.items()}
-        seconds = clock.alternate(turns, rounds)
+        seconds = clock.alternate(turns, rounds, "loading")
     copied = limits.measured_copy()
-    rates = {
-        name: clock.spread([NUM_IMAGES / value for value in values])
-        for name, values in seconds.items()
-    }
+    rates = clock.rates(seconds, NUM_IMAGES)
     gigabytes = CHANNELS * SIDE**2 * 4 / 1e9
     return {
         "num_images": NUM_IMAGES,

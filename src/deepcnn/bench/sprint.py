@@ -13,6 +13,7 @@ from deepcnn.begin import begin, begin_state
 from deepcnn.bench import clock
 from deepcnn.config import Config
 from deepcnn.evaluate import predictions
+from deepcnn.progress import reported
 from deepcnn.train import train_epochs
 
 
@@ -45,7 +46,7 @@ def over_seeds(config: Config, num_seeds: int) -> tuple[list[float], list[float]
                 Path(place) / f"seed-{seed}",
                 Path(place) / "cache",
             )
-            for seed in range(num_seeds)
+            for seed in reported(range(num_seeds), num_seeds, "seeds")
         ]
     accuracies, seconds = zip(*results, strict=True)
     return list(accuracies), list(seconds)

@@ -21,8 +21,9 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from deepcnn import models, runlog
-from deepcnn.begin import begin_state, choose
+from deepcnn.begin import begin_state, choice_for
 from deepcnn.bench import clock, limits
+from deepcnn.bench.noise import noise
 from deepcnn.bench.sides import side
 from deepcnn.config import Config, Data, Hardware, Model, Optim, Train
 from deepcnn.data.images import ImageSet
@@ -62,22 +63,17 @@ WORK = {
 }
 
 
-def noise(work: Work) -> ImageSet:
-    """Images of an epoch: what they show has no effect on the time."""
-    generator = np.random.default_rng(0)
+def images_of(work: Work) -> ImageSet:
+    """The images of an epoch."""
     number = max(UPDATES, IMAGES // work.batch_size * (work.side <= SMALL)) * work.batch_size
-    pixels = generator.integers(
-        0, 256, (number, work.channels, work.side, work.side), dtype=np.uint8
-    )
-    labels = generator.integers(0, work.classes, number)
-    return ImageSet("noise", pixels, labels, tuple(map(str, range(work.classes))))
+    return noise(number, work.channels, work.side, work.classes)
 
 
 class Plain:
     """The plain loop."""
 
     def __init__(self, work: Work, device: str) -> None:
-        images = noise(work)
+        images = images_of(work)
         self.work, self.device = work, torch.device(device)
         assert isinstance(images.images, np.ndarray)
         self.pixels = torch.from_numpy(images.images).to(self.device)
@@ -116,8 +112,8 @@ class Ours:
         self.images = run.source(run.splits.train)
         self.slices = run.slices(0)
 
-    def train(self, num_updates: int) -> None:
-        """Make updates, in epochs over the same images."""
+    def train(self, num_updates: int) -> float:
+        """Make updates, in epochs over the same images; the moving average of the loss."""
         with redirect_stderr(io.StringIO()), self.run.display.following(0, num_updates):
             for made in range(0, num_updates, len(self.slices)):
                 # What is left of an epoch is what is asked for: the loop is the package's own.
@@ -125,6 +121,11 @@ class Ours:
                 self.run.state.step = self.run.state.epoch = 0
                 self.run.slices = lambda _, part=part: part  # type: ignore[method-assign,misc]
                 train_epoch(self.run, self.images, LENGTH)
+        return self.run.state.moving_loss or 0.0
+
+    def save(self) -> None:
+        """Write a checkpoint, as a run does every minute."""
+        self.run.save()
 
     def policy(self) -> Policy:
         """How it computes."""
@@ -140,11 +141,11 @@ def plain(work: Work, device: str) -> Iterator[Plain]:
 @contextmanager
 def ours(work: Work, config: Config, cache: Path) -> Iterator[Ours]:
     """A run on noise, in a folder that goes with it."""
-    images = noise(work)
+    images = images_of(work)
     splits = Splits(images, None, images, make_preprocess(config.data, images))
     with TemporaryDirectory() as place:
         folder, display = Path(place), Display(epochs=1)
-        policy = choose(config, splits, cache, display).policy
+        policy = choice_for(config, splits, cache, display).policy
         policy.apply()
         state = begin_state(config, splits, policy)
         log = runlog.EventLog(folder, state.events)
@@ -188,14 +189,11 @@ def compare(work: Work, hardware: Hardware, rounds: int, cache: Path) -> dict[st
         after.ask("train", 1)  # the first one is slow
         updates = max(1, round(SECONDS / clock.timed(partial(after.ask, "train", 1))))
         turns = {name: partial(each.ask, "train", updates) for name, each in sides.items()}
-        seconds = clock.alternate(turns, rounds)
+        seconds = clock.alternate(turns, rounds, work.network)
         policy = asdict(after.ask("policy"))
     # A limit that a neighbour has lowered would make every share of it look better.
     limit = limits.higher(limit, limits.measured_peak(device))
-    gflop, images = gflop_per_image(work), updates * work.batch_size
-    rates = {
-        name: clock.spread([images / value for value in values]) for name, values in seconds.items()
-    }
+    gflop, rates = gflop_per_image(work), clock.rates(seconds, updates * work.batch_size)
     best = limit["bf16" if has_bf16(device) else "fp32"]["convolution"]
     return {
         **work._asdict(),

@@ -25,8 +25,8 @@ def hardest(losses: Tensor, number: int, seed: int, epoch: int) -> Tensor:
     shuffled = torch.randperm(len(losses), generator=generator(seed, "hardest", epoch))
     ranked = shuffled[losses[shuffled].argsort(descending=True, stable=True)]
     num_hard = number - round(AT_RANDOM * number)
-    others = shuffled[torch.isin(shuffled, ranked[num_hard:])]
     chosen = torch.zeros(len(losses), dtype=torch.bool)
     chosen[ranked[:num_hard]] = True
+    others = shuffled[~chosen[shuffled]]
     chosen[others[: number - num_hard]] = True
     return chosen
