@@ -17,11 +17,12 @@ import common
 import texts
 from deepcnn import runlog
 from deepcnn.begin import begin
-from deepcnn.bench import clock, limits, step, words
+from deepcnn.bench import clock, limits, step
 from deepcnn.bench.sides import side
 from deepcnn.config import Config
 from deepcnn.device import find_device
 from deepcnn.recipes import alexnet_fashion_mnist
+from deepcnn.table import table
 
 TARGET = 3.0  # times as many images per second as the texts' way
 CHECKPOINTS = 3  # measured apart from the updates
@@ -110,7 +111,7 @@ def in_words(record: dict[str, Any]) -> str:
         f"{policy['device']}",
         f"{record['gflop_per_image']:.2f} GFLOP per image, forward and backward",
         *peaks,
-        words.table(rows(record)),
+        table(rows(record)),
         f"ratio {ratio['of_medians']:.2f} (rounds: median {ratio['median_of_rounds']:.2f}, "
         f"{ratio['min']:.2f} to {ratio['max']:.2f}), target {TARGET}: "
         f"{'met' if record['met'] else 'MISSED'}",

@@ -20,9 +20,9 @@ from typing import Any
 from matplotlib.figure import Figure
 
 import common
-from deepcnn.bench import words
+from deepcnn.curves import save_picture
 from deepcnn.device import find_device
-from deepcnn.report import save_picture
+from deepcnn.table import table
 
 COMMAND = str(Path(sys.executable).with_name("deepcnn"))
 SIZES = (32, 64, 128, 256, 512)
@@ -66,7 +66,7 @@ def in_words(record: dict[str, Any]) -> str:
         for run in record["runs"]
     ]  # fmt: skip
     command = " ".join(["deepcnn train", record["recipe"], *record["options"]])
-    return "\n".join([common.describe(record["conditions"]), command, words.table(rows)])
+    return "\n".join([common.describe(record["conditions"]), command, table(rows)])
 
 
 def draw(runs: list[dict[str, Any]], path: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 import common
-from deepcnn.report import save_picture
+from deepcnn.curves import save_picture
 from seeds import summary
 
 Accuracies = dict[str, dict[int, float]]  # of each record: of each seed

@@ -12,7 +12,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from deepcnn.report import save_picture
+from deepcnn.curves import save_picture
 
 Curve = list[tuple[int, float]]  # epoch, test accuracy
 

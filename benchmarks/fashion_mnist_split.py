@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import common
-from deepcnn.bench import words
 from deepcnn.data import catalog
+from deepcnn.table import table
 from seeds import summary
 
 TRAIN, TEST = 60_000, 10_000
@@ -75,7 +75,7 @@ def in_words(record: dict[str, Any]) -> str:
         low, high = facts["test_accuracy"]["interval"]
         means = [f"{facts[key]['mean']:.4f}" for key in facts]
         rows.append([split, *means, f"{low:.4f} to {high:.4f}"])
-    return "\n".join([common.describe(record["conditions"]), words.table(rows)])
+    return "\n".join([common.describe(record["conditions"]), table(rows)])
 
 
 def main() -> None:

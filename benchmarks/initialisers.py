@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import common
-from deepcnn.bench import words
 from deepcnn.config import Data
+from deepcnn.curves import save_picture
 from deepcnn.data.loader import Source, in_order, order, source
 from deepcnn.data.splits import load_splits
 from deepcnn.device import Policy
 from deepcnn.models import BY_DATA, INITIALIZERS, initialize
 from deepcnn.models.vgg import VGG, E
-from deepcnn.report import save_picture
+from deepcnn.table import table
 
 CONV_ARCH = tuple((convs, channels // 8) for convs, channels in E)
 NAMES = [name for name in (*INITIALIZERS, *BY_DATA) if name not in ("xavier", "xavier-2.24")]
@@ -142,7 +142,7 @@ def in_words(record: dict[str, Any]) -> str:
             f"{sum(accuracies) / len(accuracies):.3f} "
             f"({min(accuracies):.3f} to {max(accuracies):.3f})",
         ])  # fmt: skip
-    return "\n".join([common.describe(record["conditions"]), words.table(rows)])
+    return "\n".join([common.describe(record["conditions"]), table(rows)])
 
 
 def draw(record: dict[str, Any], path: Path) -> None:

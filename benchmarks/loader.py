@@ -16,12 +16,13 @@ import torch
 
 import common
 import texts
-from deepcnn.bench import clock, limits, words
+from deepcnn.bench import clock, limits
 from deepcnn.bench.sides import side
 from deepcnn.data.loader import Source, batch_slices, order, source
 from deepcnn.data.splits import load_splits
 from deepcnn.device import Policy, available_threads
 from deepcnn.recipes import alexnet_fashion_mnist
+from deepcnn.table import table
 
 TARGET = 5.0  # times as many images per second as the texts' way
 IMAGE_BYTES = texts.SIDE**2 * 4  # what a loader must write for each image, in fp32
@@ -109,7 +110,7 @@ def in_words(record: dict[str, Any]) -> str:
         f"a copy of memory writes {record['copy_gigabytes_per_second']:.1f} GB/s; an image has "
         f"{IMAGE_BYTES:,} bytes; the sides differ by at most "
         f"{record['largest_difference']:.2f} of 255",
-        words.table(rows),
+        table(rows),
         f"ratio {ratio['of_medians']:.2f} (rounds: median {ratio['median_of_rounds']:.2f}, "
         f"{ratio['min']:.2f} to {ratio['max']:.2f}), target {TARGET}: "
         f"{'met' if record['met'] else 'MISSED'}",

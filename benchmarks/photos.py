@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 import common
-from deepcnn.bench import clock, limits, words
+from deepcnn.bench import clock, limits
 from deepcnn.bench.sides import side
 from deepcnn.config import Augment, Data
 from deepcnn.data.augment import draw, windows
@@ -36,6 +36,7 @@ from deepcnn.data.scan import LEAVING
 from deepcnn.data.splits import load_splits, make_preprocess
 from deepcnn.device import Policy, available_threads
 from deepcnn.progress import say
+from deepcnn.table import table
 
 PHOTOS = common.REPOSITORY.parent / "shared" / "data" / "imagenet-200.tar"
 NUM_CLASSES, COPIES = 10, 10  # what the photos of the archive are made into
@@ -260,7 +261,7 @@ def in_words(record: dict[str, Any]) -> str:
         f"workers started by {record['start_method']}; {record['bytes_kept'] / 1e9:.2f} GB kept; "
         f"{record['photos_compared']} photos differ by at most {record['largest_difference']} of "
         f"255 between the sides; copying the batches in memory makes {copied:,.0f} photos/s",
-        words.table(rows),
+        table(rows),
     ])  # fmt: skip
 
 
@@ -286,7 +287,7 @@ def waits_in_words(record: dict[str, Any]) -> str:
         cells = [f"{values[key]:.1f}" for key in ("median", "min", "max")]
         rows.append([name, *cells, str(WAITS[name]), "met" if record["met"][name] else "MISSED"])
     what = f"a new process, up to a first batch of {record['settings']['num_images']:,} pictures"
-    return "\n".join([common.describe(record["conditions"]), what, words.table(rows)])
+    return "\n".join([common.describe(record["conditions"]), what, table(rows)])
 
 
 def main() -> None:

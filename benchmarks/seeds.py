@@ -10,7 +10,6 @@ code, the options and the machine are the same.
 import argparse
 import hashlib
 import json
-import math
 import os
 import statistics
 import subprocess
@@ -24,11 +23,11 @@ from typing import Any
 
 import common
 import deepcnn
-from deepcnn.bench import words
 from deepcnn.device import find_device, machine
+from deepcnn.paired import mean_interval
+from deepcnn.table import table
 
 COMMAND = str(Path(sys.executable).with_name("deepcnn"))
-CONFIDENCE = 0.95
 
 
 def identity(recipe: str, further: Sequence[str]) -> dict[str, Any]:
@@ -102,28 +101,15 @@ def train(recipe: str, seed: int, further: Sequence[str], runs: Path | None) -> 
 def summary(values: Sequence[float]) -> dict[str, Any]:
     """Mean with its interval, deviation between seeds (n - 1), range."""
     mean, number = statistics.fmean(values), len(values)
-    deviation = statistics.stdev(values) if number > 1 else None
-    half = half_width(deviation, number)
+    interval = mean_interval(values)
     return {
         "n": number,
         "mean": mean,
-        "standard_deviation": deviation,
-        "interval": None if half is None else [mean - half, mean + half],
+        "standard_deviation": statistics.stdev(values) if number > 1 else None,
+        "interval": interval and list(interval),
         "min": min(values),
         "max": max(values),
     }
-
-
-def half_width(deviation: float | None, number: int) -> float | None:
-    """Half the 95 % interval of a mean by Student's t; None for one value or without scipy."""
-    try:
-        from scipy.stats import t
-    except ImportError:
-        note("scipy is not installed, so no interval is given: pip install 'deepcnn[dev]'")
-        return None
-    if deviation is None:
-        return None
-    return float(t.ppf((1 + CONFIDENCE) / 2, number - 1)) * deviation / math.sqrt(number)
 
 
 def completed(record: dict[str, Any], runs: dict[int, dict[str, Any]]) -> dict[str, Any]:
@@ -148,7 +134,7 @@ def in_words(record: dict[str, Any]) -> str:
     lines = [
         common.describe(record["conditions"]),
         " ".join([command, *record["identity"]["options"]]),
-        words.table(rows),
+        table(rows),
         f"mean {accuracy['mean']:.3%} over {accuracy['n']} seeds, "
         f"{accuracy['min']:.2%} to {accuracy['max']:.2%}; "
         f"{seconds['mean']:.1f} s ({seconds['min']:.1f} to {seconds['max']:.1f})",

@@ -26,13 +26,13 @@ import numpy as np
 from PIL import Image
 
 import common
-from deepcnn.bench import words
 from deepcnn.config import Augment, Data
 from deepcnn.data import catalog, kept, shards
 from deepcnn.data.augment import draw
 from deepcnn.data.loader import batch_slices, epoch_batches, epoch_order, source
 from deepcnn.data.splits import load_splits
 from deepcnn.device import Policy, available_threads
+from deepcnn.table import table
 
 NUMBERS = (20_000, 200_000)
 NUM_SHARDS, BATCH_SIZE, NUM_BATCHES = 20, 128, 300
@@ -127,7 +127,7 @@ def main() -> None:
     record["runs"] = [
         {"pictures": number, "kept": is_kept, **facts} for (number, is_kept), facts in found.items()
     ]
-    text = "\n".join([common.describe(record["conditions"]), words.table(rows)])
+    text = "\n".join([common.describe(record["conditions"]), table(rows)])
     common.finish("shards-memory", record, text, arguments.results)
 
 

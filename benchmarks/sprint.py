@@ -16,10 +16,11 @@ from typing import Any, NamedTuple
 
 import common
 import texts
-from deepcnn.bench import clock, words
+from deepcnn.bench import clock
 from deepcnn.bench.sprint import over_seeds
 from deepcnn.device import find_device
 from deepcnn.recipes import RECIPES
+from deepcnn.table import table
 from seeds import COMMAND, summary
 
 
@@ -101,7 +102,7 @@ def in_words(record: dict[str, Any]) -> str:
     return "\n".join([
         common.describe(record["conditions"]),
         f"{record['recipe']}, {accuracy['n']} seeds{interval}",
-        words.table(rows),
+        table(rows),
     ])  # fmt: skip
 
 

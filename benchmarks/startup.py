@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import common
-from deepcnn.bench import clock, words
+from deepcnn.bench import clock
+from deepcnn.table import table
 
 TARGET = 0.3  # seconds, median
 COMMAND = str(Path(sys.executable).with_name("deepcnn"))
@@ -65,7 +66,7 @@ def in_words(record: dict[str, Any]) -> str:
     imported = ", ".join(record["heavy_imports"]) or "none"
     return "\n".join([
         common.describe(record["conditions"]),
-        words.table(rows),
+        table(rows),
         f"heavy packages that deepcnn --help imports: {imported}",
         f"target {1000 * TARGET:.0f} ms without torch: {'met' if record['met'] else 'MISSED'}",
     ])  # fmt: skip

@@ -14,12 +14,13 @@ from typing import Any
 
 import common
 import texts
-from deepcnn.bench import clock, words
+from deepcnn.bench import clock
 from deepcnn.bench.sprint import timed_run
 from deepcnn.config import Config
 from deepcnn.device import find_device
 from deepcnn.recipes import RECIPES
 from deepcnn.settings import override
+from deepcnn.table import table
 from seeds import summary
 
 HELD_OUT = 10_000
@@ -91,7 +92,7 @@ def in_words(record: dict[str, Any]) -> str:
     return "\n".join([
         common.describe(record["conditions"]),
         f"{record['recipe']}, {number} paired seeds, {record['held_out']:,} images held out",
-        words.table(rows),
+        table(rows),
     ])  # fmt: skip
 
 

@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deepcnn import cli, evaluate, files, models, report, runlog
+from deepcnn import cli, curves, evaluate, files, models, runlog
 from deepcnn.config import Config
 from deepcnn.data import catalog
 from deepcnn.data.loader import Source
@@ -133,7 +133,7 @@ def prepared() -> Iterator[None]:
     """Know the small network, and save time: draw no picture, and do not ask git for the commit."""
     with (
         mock.patch.dict(models.MODELS, {"mini": MINI}),
-        mock.patch.object(report, "learning_curve", no_picture),
+        mock.patch.object(curves, "learning_curve", no_picture),
         mock.patch.object(runlog, "_commit", lambda: None),
     ):
         yield
@@ -434,7 +434,7 @@ def warm_up() -> None:
     torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0).zero_grad()
     with tempfile.TemporaryDirectory() as folder:
         epoch = {"event": "epoch", "epoch": 1, "train_accuracy": 0.5}
-        report.learning_curve([epoch], Path(folder, "picture.png"))
+        curves.learning_curve([epoch], Path(folder, "picture.png"))
 
 
 def keep(connection: socket.socket) -> NoReturn:

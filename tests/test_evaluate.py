@@ -57,8 +57,10 @@ def test_the_batch_size_has_no_effect() -> None:
         result = predictions(model, images, PLAIN, batch_size)
         torch.testing.assert_close(result.logits, whole.logits, rtol=0, atol=1e-5)
         report = summary(result, tuple("abcd"))
-        assert report.pop("loss") == pytest.approx(expected["loss"], abs=1e-5)
-        assert report == {key: value for key, value in expected.items() if key != "loss"}
+        for name in ("loss", "calibration_error"):
+            assert report[name] == pytest.approx(expected[name], abs=1e-5)
+            report[name] = expected[name]
+        assert report == expected
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
@@ -97,7 +99,10 @@ def random_result(num_classes: int) -> tuple[Predictions, tuple[str, ...]]:
     return Predictions(logits, labels), tuple(f"class {k}" for k in range(num_classes))
 
 
-KEYS = ["accuracy", "interval", "num_images", "loss", "per_class"]
+KEYS = [
+    "accuracy", "balanced_accuracy", "calibrated", "calibration_error", "interval", "loss",
+    "num_images", "per_class", "temperature",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("num_classes", [2, 9, 10, 12])
@@ -109,6 +114,8 @@ def test_summary_says_what_scikit_learn_says(num_classes: int) -> None:
 
     assert sorted(report) == sorted([*KEYS, "top5"] if num_classes >= 10 else KEYS)
     assert report["accuracy"] == accuracy_score(labels, shares.argmax(1)) == result.accuracy()
+    recalls = [np.mean(shares.argmax(1)[labels == k] == k) for k in np.unique(labels)]
+    assert report["balanced_accuracy"] == pytest.approx(np.mean(recalls))
     assert report["loss"] == pytest.approx(log_loss(labels, shares, labels=range(num_classes)))
     assert report.get("top5", np.mean(top5)) == np.mean(top5)
     assert report["num_images"] == sum(row["num_images"] for row in report["per_class"]) == 50

@@ -1,4 +1,5 @@
 import math
+import warnings
 from fractions import Fraction
 
 import numpy as np
@@ -10,8 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
-from sklearn.metrics import log_loss, precision_recall_fscore_support, top_k_accuracy_score
+from sklearn.metrics import (
+    balanced_accuracy_score,
+    confusion_matrix,
+    log_loss,
+    precision_recall_fscore_support,
+    top_k_accuracy_score,
+)
 
+from deepcnn import metrics
 from deepcnn.metrics import mean_loss, num_correct, per_class, wilson_interval
 
 Arrays = tuple[NDArray[np.float32], NDArray[np.int64]]
@@ -95,7 +103,7 @@ def test_classes_equal_scikit_learn(case: Arrays) -> None:
     logits, labels = case
     predicted = logits.argmax(axis=1)
     classes = np.arange(logits.shape[1])
-    precision, recall, _, support = precision_recall_fscore_support(
+    precision, recall, f1, support = precision_recall_fscore_support(
         labels, predicted, labels=classes, zero_division=np.nan
     )
     names = tuple(f"class {k}" for k in classes)
@@ -104,9 +112,10 @@ def test_classes_equal_scikit_learn(case: Arrays) -> None:
     assert [row["num_images"] for row in rows] == support.tolist()
     assert [row["predicted"] for row in rows] == [int((predicted == k).sum()) for k in classes]
     assert sum(row["correct"] for row in rows) == int((predicted == labels).sum())
-    for row, expected_precision, expected_recall in zip(rows, precision, recall, strict=True):
-        assert_share(row["precision"], expected_precision)
-        assert_share(row["recall"], expected_recall)
+    for k, row in enumerate(rows):
+        assert_share(row["precision"], precision[k])
+        assert_share(row["recall"], recall[k])
+        assert_share(row["f1"], f1[k])
 
 
 def assert_share(actual: float | None, expected: float) -> None:
@@ -144,3 +153,49 @@ def test_interval_at_the_ends_is_exact() -> None:
 def test_interval_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one trial"):
         wilson_interval(0, 0)
+
+
+@settings(deadline=None)
+@given(scored(few_values))
+def test_confusions_equal_scikit_learn(case: Arrays) -> None:
+    logits, labels = map(torch.from_numpy, case)
+    predicted, classes = case[0].argmax(axis=1), np.arange(case[0].shape[1])
+    found = metrics.confusion_matrix(logits, labels)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of one class only, and of answers that are no label
+        assert found.tolist() == confusion_matrix(labels, predicted, labels=classes).tolist()
+        expected = balanced_accuracy_score(labels, predicted)
+    assert metrics.balanced_accuracy(logits, labels) == pytest.approx(expected)
+
+
+@given(st.permutations(range(20)))
+def test_the_order_of_the_images_changes_no_bit(order: list[int]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(20, 3, generator=generator)
+    labels = torch.randint(3, (20,), generator=generator)
+    for measure in (mean_loss, num_correct, metrics.balanced_accuracy):
+        assert measure(logits, labels) == measure(logits[order], labels[order])
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("place", [0, 1])
+def test_what_is_not_finite_is_no_answer(bad: float, place: int) -> None:
+    """Neither where the label is nor where it is not."""
+    logits, labels = torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.0, 1.0]]), torch.tensor([1, 0, 1])
+    logits[2, place] = bad
+    assert metrics.answers(logits).tolist() == [1, 0, -1]
+    assert [num_correct(logits, labels, top) for top in (1, 2)] == [2, 2]
+    assert mean_loss(logits, labels) == math.inf
+    assert metrics.confusion_matrix(logits, labels).tolist() == [[1, 0], [0, 1]]
+    assert metrics.balanced_accuracy(logits, labels) == 0.75
+    assert [row["predicted"] for row in per_class(logits, labels, ("a", "b"))] == [1, 1]
+
+
+def test_intervals_cover_what_they_should() -> None:
+    """Of 10,000 draws the interval holds the true share in 93 to 97 %, also for rare mistakes."""
+    rng = np.random.default_rng(0)
+    for share, number in ((0.5, 50), (0.9, 100), (0.95, 153), (0.99, 10_000), (0.917, 10_000)):
+        draws = rng.binomial(number, share, 10_000)
+        ends = {k: wilson_interval(int(k), number) for k in np.unique(draws)}
+        held = [ends[k][0] <= share <= ends[k][1] for k in draws]
+        assert 0.93 <= np.mean(held) <= 0.97, (share, number)

@@ -22,7 +22,7 @@ from deepcnn.data.preprocess import Preprocess
 from deepcnn.device import Policy
 from deepcnn.evaluate import predictions
 from deepcnn.predict import Answer, predict
-from deepcnn.report import answer_in_words
+from deepcnn.words import answer_in_words
 from faults import signals_restored, torch_restored
 
 CLASSES = ("shirt", "shoe", "bag", "coat")
@@ -190,9 +190,15 @@ def test_for_machines() -> None:
     assert good.as_dict() == {
         "image": "a.png",
         "classes": [{"class": "shoe", "probability": 0.75}, {"class": "bag", "probability": 0.25}],
+        "sure": True,
         "error": None,
     }
-    assert bad.as_dict() == {"image": "b.png", "classes": [], "error": "b.png is not a picture"}
+    assert bad.as_dict() == {
+        "image": "b.png",
+        "classes": [],
+        "sure": False,
+        "error": "b.png is not a picture",
+    }
     assert answer_in_words(good) == "a.png: shoe 75.0%  bag 25.0%"
 
 

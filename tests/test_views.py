@@ -53,7 +53,7 @@ def test_the_mean_is_that_of_a_plain_construction(views: str, layout: torch.memo
     expected = torch.zeros(len(images), 3)
     for weight, view in by_numpy(images, views):
         expected += weight * network(torch.from_numpy(view.copy()))
-    found = mean_logits(network, images, views)
+    found = mean_logits(network, images, VIEWS[views])
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 
 
@@ -67,7 +67,8 @@ def test_a_mirror_image_gets_the_same_answer() -> None:
     network = nn.Sequential(nn.Flatten(), nn.Linear(2 * SIDE**2, 3))
     images = pixels()
     torch.testing.assert_close(
-        mean_logits(network, images, "flip"), mean_logits(network, images.flip(3), "flip")
+        mean_logits(network, images, VIEWS["flip"]),
+        mean_logits(network, images.flip(3), VIEWS["flip"]),
     )
     assert not torch.allclose(network(images), network(images.flip(3)))
 
@@ -84,7 +85,7 @@ def test_evaluation_and_prediction_use_the_views_of_the_model(views: str, tmp_pa
     once = replace(preprocess, views="plain")
     numbers = preprocess(torch.from_numpy(stored))
     with torch.no_grad():
-        torch.testing.assert_close(seen.logits, mean_logits(model, numbers, views))
+        torch.testing.assert_close(seen.logits, mean_logits(model, numbers, VIEWS[views]))
     alone = predictions(model, source(images, once, torch.device("cpu")), PLAIN)
     assert torch.equal(seen.logits, alone.logits) == (views == "plain")
     paths = [tmp_path / f"{number}.png" for number in range(4)]

@@ -30,6 +30,11 @@ class Artefact:
     classes: tuple[str, ...]
     meta: dict[str, Any]
 
+    @property
+    def temperature(self) -> float:
+        """What logits are divided by before they become probabilities: see `fit_temperature`."""
+        return self.meta.get("temperature") or 1.0
+
 
 def save(
     folder: Path,

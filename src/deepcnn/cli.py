@@ -7,13 +7,13 @@ import shlex
 import sys
 from json import dumps as to_json
 from pathlib import Path
-from typing import Literal
 
 from cyclopts import App, CycloptsError, UnknownOptionError, UnusedCliTokensError
 
 from deepcnn import __version__, interrupt
 from deepcnn.cli_bench import bench
 from deepcnn.cli_data import Flag, data, write
+from deepcnn.cli_evaluate import compare, evaluate, sweep
 from deepcnn.cli_train import finetune, train
 from deepcnn.errors import ConfigError, DeepcnnError, look_up
 from deepcnn.recipes import RECIPES
@@ -26,7 +26,7 @@ app = App(
     help_epilogue="`deepcnn COMMAND --help` explains a command; --debug shows tracebacks.",
     help_format="plaintext",
 )
-for command in (train, finetune, bench, data):
+for command in (train, finetune, evaluate, compare, sweep, bench, data):
     app.command(command)
 
 
@@ -97,50 +97,15 @@ def take_settings(tokens: list[str]) -> tuple[list[str], dict[str, str]]:
 
 
 @app.command
-def evaluate(
-    run: Path,
-    /,
-    *,
-    split: Literal["test", "validation", "train"] = "test",
-    data: str | None = None,
-    root: str | None = None,
-    device: str = "auto",
-    json: Flag = False,
-) -> None:
-    """Measure a finished model on every image of a set, once each, in fp32.
+def predict(
+    run: Path, /, *images: Path, top: int = 3, at_least: float = 0.0, json: Flag = False
+) -> int:
+    """Say what is on pictures: PNG, JPEG, WebP, GIF, BMP or TIFF of any size, grey or colour.
 
     Examples:
 
-    deepcnn evaluate runs/fashion-mnist
-    deepcnn evaluate runs/fashion-mnist --split validation --json
-
-    Parameters
-    ----------
-    run
-        Run folder, or its model folder.
-    split
-        test, validation (what the run held out) or train (what it learnt from).
-    data
-        Another data set than the run's, by name or folder, with the same classes.
-    root
-        Folder to look for data sets in first.
-    device
-        auto, cpu, cuda, cuda:N or mps.
-    json
-        Print the result as JSON.
-    """
-    from deepcnn.evaluate import evaluate_run
-    from deepcnn.report import evaluation_in_words
-
-    result = evaluate_run(run, split, data, root, device)
-    print(to_json(result, ensure_ascii=False) if json else evaluation_in_words(result))
-
-
-@app.command
-def predict(run: Path, /, *images: Path, top: int = 3, json: Flag = False) -> int:
-    """Say what is on pictures: PNG, JPEG, WebP, GIF, BMP or TIFF of any size, grey or colour.
-
-    Example: deepcnn predict runs/fashion-mnist shoe.png shirt.jpg --top 2
+    deepcnn predict runs/fashion-mnist shoe.png shirt.jpg --top 2
+    deepcnn predict runs/fashion-mnist *.png --at-least 0.9
 
     Parameters
     ----------
@@ -150,19 +115,24 @@ def predict(run: Path, /, *images: Path, top: int = 3, json: Flag = False) -> in
         Picture files. One that cannot be read is named on stderr; the others are still answered.
     top
         How many classes to name for each picture.
+    at_least
+        Probability below which an answer is not given; `deepcnn evaluate RUN --accuracy 0.99`
+        finds one.
     json
         Print one JSON object for each picture, a line each.
     """
     from deepcnn import artefact
     from deepcnn.predict import predict
-    from deepcnn.report import answer_in_words
+    from deepcnn.words import answer_in_words
 
     if not images:
         raise ConfigError("no pictures given: deepcnn predict RUN PICTURE ...")
     if top < 1:
         raise ConfigError(f"--top is {top}, expected at least 1")
+    if not 0 <= at_least <= 1:
+        raise ConfigError(f"--at-least is {at_least:g}, expected a probability from 0 to 1")
     failed = False
-    for answer in predict(artefact.load(run), images, top):
+    for answer in predict(artefact.load(run), images, top, at_least):
         if answer.error:
             failed = True
             _say(answer.error)

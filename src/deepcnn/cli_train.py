@@ -172,8 +172,8 @@ def _fit(
     if print_config:
         print(to_toml(config, origins))
         return
-    from deepcnn.report import result_in_words
     from deepcnn.train import fit
+    from deepcnn.words import result_in_words
 
     try:
         facts = fit(config, folder, cache_folder(), accept_change)

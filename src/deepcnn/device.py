@@ -4,6 +4,7 @@ import ctypes
 import hashlib
 import os
 import platform
+import sys
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -129,6 +130,20 @@ def machine(device: str) -> dict[str, object]:
         facts["gpu"] = torch.cuda.get_device_name(device)
         facts["cuda"] = torch.version.cuda
     return facts
+
+
+def peak_memory(device: str) -> int | None:
+    """Bytes: the most that this process has had of the device, or of main memory where it computes
+    on the CPU; None where the system does not say.
+    """
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024  # there bytes, elsewhere kilobytes
 
 
 def plain_policy(device: str) -> Policy:

@@ -1,13 +1,18 @@
 """The end of a run: the test set is read once, and the finished model committed."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
-from deepcnn import artefact, checkpoint, models, report
+from deepcnn import artefact, calibration, checkpoint, curves, models
+from deepcnn.data.images import ImageSet
+from deepcnn.device import peak_memory
 from deepcnn.errors import SaveError
 from deepcnn.evaluate import predictions, summary
 from deepcnn.files import Damaged
 from deepcnn.models import transfer
+from deepcnn.predictions import FILE, Predictions
+from deepcnn.predictions import keep as keep_predictions
 from deepcnn.run import Run
 
 
@@ -17,13 +22,23 @@ def finish(run: Run) -> dict[str, Any]:
     transfer.freeze(state.model, 0)
     keep_best(run)
     model, policy = run.final_model(), run.policy.exact()
+
+    def said(images: ImageSet) -> Predictions:
+        found = predictions(model, run.source(images), policy)
+        return replace(found, images=images.fingerprint())
+
+    results = {name: said(images) for name, images in splits.parts().items() if name != "train"}
+    temperature = None
+    if held_out := results.get("validation"):
+        temperature = calibration.fit_temperature(held_out.logits, held_out.labels)
+    classes = splits.test.classes
     measured = {
-        name: summary(predictions(model, run.source(images), policy), images.classes)
-        for name, images in (("test", splits.test), ("validation", splits.validation))
-        if images
+        name: summary(result, classes, temperature) for name, result in sorted(results.items())
     }
     facts = {
         **measured,
+        "temperature": temperature,
+        "peak_memory": peak_memory(policy.device),
         "num_train_images": len(splits.train),
         "num_parameters": models.num_parameters(state.model),
         "seconds": state.seconds,
@@ -34,10 +49,14 @@ def finish(run: Run) -> dict[str, Any]:
     run.record(event="result", step=state.step, **measured)
     picture = run.folder / "learning-curve.png"
     try:
-        report.learning_curve(state.events, picture)
+        curves.learning_curve(state.events, picture)
     except OSError as error:
         run.warn(f"cannot write {picture}: {error.strerror}")
     run.catch_up()
+    try:
+        keep_predictions(run.folder, results)
+    except OSError as error:
+        raise _no_room(run.folder / FILE, error) from error
     _save_model(run, facts)
     return facts
 
@@ -70,7 +89,11 @@ def _save_model(run: Run, facts: dict[str, Any]) -> None:
             folder, run.config.model.name, weights, splits.preprocess, splits.test.classes, facts
         )
     except (OSError, Damaged) as error:
-        raise SaveError(
-            f"the finished model could not be written to {folder}: {error}. Make room and repeat "
-            "the command: it goes on from the last checkpoint"
-        ) from error
+        raise _no_room(folder, error) from error
+
+
+def _no_room(place: Path, error: Exception) -> SaveError:
+    return SaveError(
+        f"the finished model could not be written to {place}: {error}. Make room and repeat the "
+        "command: it goes on from the last checkpoint"
+    )

@@ -9,7 +9,7 @@ import torch
 from deepcnn import interrupt
 from deepcnn.artefact import Artefact
 from deepcnn.data.decode import decode
-from deepcnn.data.views import mean_logits
+from deepcnn.data.views import VIEWS, mean_logits
 from deepcnn.errors import ImageError
 
 
@@ -20,16 +20,26 @@ class Answer:
     path: Path
     classes: tuple[tuple[str, float], ...] = ()
     error: str = ""
+    is_sure: bool = True
 
     def as_dict(self) -> dict[str, object]:
         """The answer as it is printed for machines."""
         classes = [{"class": name, "probability": value} for name, value in self.classes]
-        return {"image": str(self.path), "classes": classes, "error": self.error or None}
+        return {
+            "image": str(self.path),
+            "classes": classes,
+            "sure": self.is_sure and not self.error,
+            "error": self.error or None,
+        }
 
 
 @torch.no_grad()
-def predict(artefact: Artefact, paths: Iterable[Path], top: int) -> Iterator[Answer]:
-    """Answer for each file in turn with the `top` likeliest classes; a bad file stops nothing."""
+def predict(
+    artefact: Artefact, paths: Iterable[Path], top: int, at_least: float = 0.0
+) -> Iterator[Answer]:
+    """Answer for each file in turn with the `top` likeliest classes, which is sure if the first is
+    `at_least` as probable as that; a bad file stops nothing.
+    """
     preprocess = artefact.preprocess
     artefact.model.eval()
     for path in paths:
@@ -40,8 +50,9 @@ def predict(artefact: Artefact, paths: Iterable[Path], top: int) -> Iterator[Ans
             yield Answer(path, error=str(error))
             continue
         pixels = preprocess(preprocess.frame(picture)[None])
-        logits = mean_logits(artefact.model, pixels, preprocess.views)[0]
-        probabilities = logits.double().softmax(dim=0)
+        logits = mean_logits(artefact.model, pixels, VIEWS[preprocess.views])[0]
+        probabilities = (logits.double() / artefact.temperature).softmax(dim=0)
         best = probabilities.sort(descending=True, stable=True)
         ranked = zip(best.indices.tolist()[:top], best.values.tolist()[:top], strict=True)
-        yield Answer(path, tuple((artefact.classes[k], value) for k, value in ranked))
+        classes = tuple((artefact.classes[k], value) for k, value in ranked)
+        yield Answer(path, classes, is_sure=classes[0][1] >= at_least)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from deepcnn import interrupt, report, runlog
+from deepcnn import interrupt, runlog, words
 from deepcnn.begin import begin
 from deepcnn.config import Config
 from deepcnn.data.augment import draw
@@ -231,7 +231,7 @@ def end_epoch(run: Run) -> None:
     state.epoch, state.visits = state.epoch + 1, None
     state.loss_sum, state.correct, state.seen = 0.0, 0, 0
     run.record(**event, seconds=state.seconds)
-    run.display.say(report.epoch_in_words(event, run.config.train.epochs, state.seconds))
+    run.display.say(words.epoch_in_words(event, run.config.train.epochs, state.seconds))
 
 
 def accuracy(run: Run, images: ImageSet) -> float:

@@ -1,18 +1,27 @@
 """Views of an image: a network's answers to several are averaged when it is tested and used."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-View = Callable[[Tensor], Tensor]  # images N C H W to others of the same shape
+Network = Callable[[Tensor], Tensor]  # images N C H W to logits N K
+View = Callable[[Tensor], Tensor]  # images N C H W to others
+Views = Sequence[tuple[float, View]]  # each with its weight; the weights sum to 1
 
 
-def mean_logits(network: Callable[[Tensor], Tensor], images: Tensor, views: str) -> Tensor:
-    """The weighted mean of a network's logits N K over the named views of images N C H W."""
-    weighted = [weight * network(view(images)) for weight, view in VIEWS[views]]
+def mean_logits(network: Network, images: Tensor, views: Views) -> Tensor:
+    """The weighted mean of a network's logits N K over views of images N C H W."""
+    weighted = [weight * network(view(images)) for weight, view in views]
     return torch.stack(weighted).sum(dim=0)
+
+
+def mean_probabilities(network: Network, images: Tensor, views: Views) -> Tensor:
+    """The logarithms of the weighted mean of a network's probabilities N K over the views."""
+    weighted = [network(view(images)).log_softmax(dim=1) + math.log(w) for w, view in views]
+    return torch.stack(weighted).logsumexp(dim=0)
 
 
 def itself(images: Tensor) -> Tensor:
@@ -41,8 +50,33 @@ def both(first: View, second: View) -> View:
     return lambda images: second(first(images))
 
 
-# The name in `data.views`: each view with its weight.
-VIEWS: dict[str, tuple[tuple[float, View], ...]] = {
+def window(top: int, left: int, side: int) -> View:
+    """A square of larger images."""
+    return lambda images: images[:, :, top : top + side, left : left + side]
+
+
+def ten_crop(side: int, whole: int) -> Views:
+    """The corners and the centre of images of side `whole`, and their mirror images.
+
+    Krizhevsky et al. 2012, section 4.1, where the probabilities of 224 of 256 pixels are averaged.
+    """
+    far, middle = whole - side, (whole - side) // 2
+    corners = [window(top, left, side) for top in (0, far) for left in (0, far)]
+    crops = [*corners, window(middle, middle, side)]
+    return [(0.1, view) for crop in crops for view in (crop, both(crop, mirrored))]
+
+
+def multi_scale(sides: Sequence[int]) -> Views:
+    """The images resized to each of these sides, antialiased."""
+
+    def scaled(side: int) -> View:
+        return lambda images: F.interpolate(images, (side, side), mode="bilinear", antialias=True)
+
+    return [(1 / len(sides), scaled(side)) for side in sides]
+
+
+# The name in `data.views`: views of the images as the network is trained on them.
+VIEWS: dict[str, Views] = {
     "plain": ((1.0, itself),),
     "flip": ((0.5, itself), (0.5, mirrored)),
     # Jordan 2024, arXiv:2404.00498, section 3.5: half the weight on images that are not moved.

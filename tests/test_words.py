@@ -1,21 +1,28 @@
 """What a person is shown: lines of text, the picture of a run, the progress of one."""
 
 import io
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from matplotlib.axes import Axes
 from PIL import Image
 
 from deepcnn import progress
+from deepcnn.curves import learning_curve
+from deepcnn.data.images import ImageSet
+from deepcnn.evaluate import details, summary
+from deepcnn.predictions import Predictions
 from deepcnn.progress import Display, duration, reported
-from deepcnn.report import (
+from deepcnn.words import (
+    classes_in_words,
     epoch_in_words,
     evaluation_in_words,
-    learning_curve,
     result_in_words,
 )
 
@@ -79,28 +86,53 @@ def test_a_result_in_words(folder: str, quoted: str) -> None:
 
 
 def row(name: str, precision: float | None, recall: float | None) -> dict[str, Any]:
-    return {"name": name, "num_images": 1_000, "precision": precision, "recall": recall}
+    return {"name": name, "num_images": 1_000, "precision": precision, "recall": recall, "f1": None}
+
+
+def test_classes_in_words() -> None:
+    rows = [row("T-shirt/top", 0.5, 1.0), row("bag", None, 0.0), row("größer", 0.123456, None)]
+    assert classes_in_words(rows).splitlines() == [
+        "class        images  recall  precision  f1",
+        "T-shirt/top   1,000  100.0%      50.0%   -",
+        "bag           1,000    0.0%          -   -",
+        "größer        1,000       -      12.3%   -",
+    ]
+
+
+def evaluated(**more: Any) -> dict[str, Any]:
+    """An evaluation of twelve images of two classes, at another temperature."""
+    logits = torch.tensor([[3.0, 0.0], [0.0, 2.0], [1.0, 0.0], [0.0, 0.5]]).repeat(3, 1)
+    labels = torch.tensor([0, 1, 1, 1] * 3)
+    images = ImageSet("toy", np.zeros((12, 1, 2, 2), np.uint8), labels.numpy(), ("a", "b"))
+    result = Predictions(logits, labels)
+    facts = {**summary(result, images.classes, 2.0), **details(result, images, 2.0)}
+    return {"run": "my run", "data": "toy", "views": "flip", **facts, **more}
 
 
 def test_an_evaluation_in_words() -> None:
-    rows = [row("T-shirt/top", 0.5, 1.0), row("bag", None, 0.0), row("größer", 0.123456, None)]
-    result = measured(data="mnist/test", top5=0.99, per_class=rows)
-    assert evaluation_in_words(result).splitlines() == [
-        "mnist/test: accuracy 91.79% (95 % interval 91.24% to 92.32%), loss 0.2500, 10,000 images",
-        "among the first five: 99.00%",
-        "class        images  recall  precision",
-        "T-shirt/top   1,000  100.0%      50.0%",
-        "bag           1,000    0.0%          -",
-        "größer        1,000       -      12.3%",
+    lines = evaluation_in_words(evaluated()).splitlines()
+    assert lines[:2] == [
+        "toy: accuracy 75.00% (95 % interval 46.77% to 91.11%), loss 0.4907, 12 images, views flip",
+        "mean recall of the classes: 83.33%",
     ]
+    assert lines[3].split() == ["class", "images", "recall", "precision", "f1"]
+    assert lines[7].startswith("calibration error ")
+    assert "at temperature 2.000, which was fitted to held-out images" in lines[7]
+    assert lines[8].split() == ["answers", "given", "100%", "100%", "100%", "100%", "75%", "50%"]
+    mistake = 1 / (1 + math.exp(-0.5))
+    assert lines[-3:] == [f"image {index}: a ({mistake:.1%}), not b" for index in (2, 6, 10)]
 
 
-def test_an_evaluation_of_one_class_with_a_short_name() -> None:
-    result = measured(data="ones/test", per_class=[row("1", 1.0, 1.0)])
-    assert evaluation_in_words(result).splitlines()[1:] == [
-        "class  images  recall  precision",
-        "1       1,000  100.0%     100.0%",
-    ]
+def test_a_goal_in_words() -> None:
+    """The threshold is rounded down, so that the images it was chosen for pass."""
+    goal = {"what": "coverage", "share": 0.9, "threshold": 0.56789, "coverage": 0.88,
+            "accuracy": 0.95, "interval": [0.9, 0.97],
+            "held_out": {"accuracy": 0.96, "num_images": 90, "coverage": 0.9}}  # fmt: skip
+    *_, last = evaluation_in_words(evaluated(goal=goal)).splitlines()
+    assert last.endswith("deepcnn predict 'my run' PICTURE --at-least 0.5678")
+    nothing = goal | {"accuracy": None, "interval": None}
+    *_, last = evaluation_in_words(evaluated(goal=nothing)).splitlines()
+    assert last == "here no image gets an answer then"
 
 
 def step_events(number: int) -> list[dict[str, Any]]:
