@@ -47,7 +47,7 @@ from deepcnn.train import fit
 NUM_CLASSES = 3
 PATIENCE = 120.0  # seconds for what takes one on an idle machine
 # Not compared: clocks, how the run was called, from which checkout, and settings without effect.
-NOT_COMPARED = runlog.CLOCK_FIELDS | {"command", "commit"}
+NOT_COMPARED = runlog.MEASURED_FIELDS | {"command", "commit"}
 NOT_COMPARED |= {name.rpartition(".")[2] for name in runlog.NEUTRAL_SETTINGS}
 
 Settings = dict[str, object]

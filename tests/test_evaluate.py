@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import signal
 from collections.abc import Iterator
@@ -14,8 +15,9 @@ from deepcnn.data.images import ImageSet
 from deepcnn.data.loader import Source, source
 from deepcnn.data.preprocess import Preprocess
 from deepcnn.device import Policy
-from deepcnn.errors import Interrupted
-from deepcnn.evaluate import Predictions, predictions, summary
+from deepcnn.errors import ConfigError, Interrupted
+from deepcnn.evaluate import Goal, mistakes, predictions, summary, threshold
+from deepcnn.predictions import Predictions
 
 NUM_IMAGES, NUM_CLASSES = 17, 4
 PLAIN = Policy("cpu", "fp32", "contiguous", threads=1)
@@ -149,3 +151,51 @@ def test_a_signal_stops_between_two_batches() -> None:
         predictions(model, toy(), PLAIN, batch_size=5)
     assert model.shown == [5, 5]
     assert stop.value.exit_code == 143
+
+
+def drawn(seed: int, number: int = 400) -> Predictions:
+    """Answers that are right as often as they are sure."""
+    rng = np.random.default_rng(seed)
+    logits = torch.from_numpy(2 * rng.normal(size=(number, 3))).float()
+    shares = logits.double().softmax(dim=1).numpy()
+    labels = [rng.choice(3, p=row / row.sum()) for row in shares]
+    return Predictions(logits, torch.tensor(labels))
+
+
+@pytest.mark.parametrize("goal", [Goal("accuracy", 0.9), Goal("coverage", 0.6)])
+def test_a_goal_is_reached_by_a_threshold_of_held_out_images(goal: Goal) -> None:
+    held_out, result = drawn(0), drawn(1)
+    found = threshold(goal, held_out, result, temperature=1.5)
+    share = {}
+    for name, each in (("held out", held_out), ("here", result)):
+        shares = (each.logits.double() / 1.5).softmax(dim=1).numpy()
+        sure = shares.max(axis=1) >= found["threshold"]
+        right = shares.argmax(axis=1) == each.labels.numpy()
+        share[name] = {"coverage": sure.mean(), "accuracy": right[sure].mean()}
+    assert found["held_out"][goal.what] == pytest.approx(share["held out"][goal.what])
+    assert share["held out"][goal.what] >= goal.share
+    assert {name: found[name] for name in ("coverage", "accuracy")} == pytest.approx(share["here"])
+    low, high = found["interval"]
+    assert low < found["accuracy"] < high
+
+
+def test_a_goal_that_no_answers_reach_is_refused() -> None:
+    result = drawn(0)
+    wrong = Predictions(result.logits, (result.logits.argmax(dim=1) + 1) % 3)
+    with pytest.raises(ConfigError, match=r"--accuracy 0.5 is more than even the surest of 400"):
+        threshold(Goal("accuracy", 0.5), wrong, result, 1.0)
+
+
+def test_the_surest_mistakes_are_named() -> None:
+    logits = torch.tensor([[9.0, 0.0], [5.0, 0.0], [0.0, 7.0], [math.nan, 0.0], [0.0, 5.0]])
+    labels = torch.tensor([0, 1, 0, 1, 0])
+    images = ImageSet("toy", np.zeros((5, 1, 2, 2), np.uint8), labels.numpy(), ("a", "b"))
+    found = mistakes(Predictions(logits, labels), images, 1.0)
+    assert [row["image"] for row in found] == [2, 1, 4, 3]  # the first of two that are as sure
+    assert [row["answer"] for row in found] == ["b", "a", "b", None]
+    assert [row["label"] for row in found] == ["a", "b", "a", "b"]
+    sure = [1 / (1 + math.exp(-x)) for x in (7, 5, 5)]
+    assert [row["confidence"] for row in found] == pytest.approx([*sure, 0.0])
+    report = summary(Predictions(logits, labels), ("a", "b"), 1.0)
+    assert (report["unanswered"], report["loss"], report["accuracy"]) == (1, None, 0.2)
+    assert json.loads(json.dumps(report, allow_nan=False)) == report

@@ -214,7 +214,7 @@ def test_continuing_from_the_newest_not_from_an_older_one(
 # Negative controls: what is saved is needed, and the comparison would notice if it were lost.
 
 # The only number whose loss is not to be noticed is a clock.
-NUMBERS = [name for name in TrainState.NUMBERS if name not in runlog.CLOCK_FIELDS]
+NUMBERS = [name for name in TrainState.NUMBERS if name not in runlog.MEASURED_FIELDS]
 OUTCOME = ("model weights", "model meta", "events")
 MIDDLE = 2 * STEPS_PER_EPOCH + 4  # within the last epoch, after the best one
 
@@ -274,7 +274,7 @@ def alterations(place: Path) -> dict[str, Callable[[dict[str, bytes]], None]]:
             changes[f"{file} without {name}"] = without_tensor(file, name)
             changes[f"{file} with another {name}"] = other_tensor(file, name)
     meta = json.loads(contents["meta.json"])
-    for name in meta.keys() - runlog.CLOCK_FIELDS - {"schema"}:
+    for name in meta.keys() - runlog.MEASURED_FIELDS - {"schema"}:
         if isinstance(meta[name], int | float):
             changes[f"another {name}"] = other_number(name, meta[name] + 1)
     for name in meta["scaler"].keys() & {"scale", "_growth_tracker"}:

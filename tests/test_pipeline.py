@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from deepcnn import artefact, evaluate, finish, train
+from deepcnn import artefact, evaluate, finish, runlog, train
 from deepcnn.cli import main
 from deepcnn.config import Augment, Config, Data, Hardware, Train
 from deepcnn.data import catalog
@@ -124,7 +124,7 @@ def test_batches_are_no_part_of_an_evaluation(
 ) -> None:
     in_batches = functools.partial(evaluate.predictions, batch_size=batch_size)
     monkeypatch.setattr(evaluate, "predictions", in_batches)
-    result = evaluate.evaluate_run(walk.run, "test", None, None, "cpu")
+    result = evaluate.evaluate_run(walk.run, "test", (None, None), "cpu")
     assert same_measurement(result, walk.said["test"])
 
 
@@ -149,23 +149,25 @@ def test_every_test_image_is_predicted_as_it_was_evaluated(walk: Walk, tmp_path:
 
 def test_the_test_set_is_read_once(walk: Walk) -> None:
     assert walk.loaded == ["train", "test"]
-    assert walk.evaluated == [NUM_HELD_OUT] * EPOCHS + [NUM_TEST, NUM_HELD_OUT]
+    assert walk.evaluated == [NUM_HELD_OUT] * EPOCHS + [NUM_HELD_OUT, NUM_TEST]
 
 
 def test_the_same_command_gives_the_same_bytes(walk: Walk) -> None:
     names = ["model/weights.safetensors", "config.json", "learning-curve.png"]
+    names += ["predictions.safetensors"]
     names += [str(p.relative_to(walk.run)) for p in walk.run.glob("checkpoints/*/*.safetensors")]
-    assert len(names) == 3 + 2 * len(list((walk.run / "checkpoints").iterdir()))
+    assert len(names) == 4 + 2 * len(list((walk.run / "checkpoints").iterdir()))
     for name in names:
         assert (walk.run / name).read_bytes() == (walk.twin / name).read_bytes(), name
     meta, twin = read(walk.run / "model" / "meta.json"), read(walk.twin / "model" / "meta.json")
-    assert meta | {"seconds": 0} == twin | {"seconds": 0}
+    measured = dict.fromkeys(runlog.MEASURED_FIELDS, 0)
+    assert meta | measured == twin | measured
 
 
 def test_the_run_folder_says_what_was_done(walk: Walk) -> None:
     assert sorted(path.name for path in walk.run.iterdir()) == [
         "checkpoints", "config.json", "environment.json", "events.jsonl", "learning-curve.png",
-        "lock", "model",
+        "lock", "model", "predictions.safetensors",
     ]  # fmt: skip
     config = read(walk.run / "config.json")
     assert config == walk.said["config"]

@@ -16,7 +16,8 @@ from deepcnn.data.loader import source
 from deepcnn.data.preprocess import Preprocess
 from deepcnn.data.views import VIEWS, mean_logits
 from deepcnn.device import Policy
-from deepcnn.evaluate import predictions
+from deepcnn.errors import ConfigError
+from deepcnn.evaluate import named_views, predictions
 from deepcnn.predict import predict
 
 PLAIN = Policy("cpu", "fp32", "contiguous", threads=1)
@@ -96,3 +97,78 @@ def test_evaluation_and_prediction_use_the_views_of_the_model(views: str, tmp_pa
     for answer, expected in zip(answers, shares, strict=True):
         found = dict(answer.classes)
         assert [found[name] for name in "abc"] == pytest.approx(expected.tolist(), abs=1e-6)
+
+
+def artefact_of(model: nn.Module, preprocess: Preprocess) -> Artefact:
+    return Artefact(model, preprocess, ("a", "b", "c"), {"model": "mine"})
+
+
+def answers_to(found: Artefact, stored: np.ndarray, views: str) -> Tensor:  # type: ignore[type-arg]
+    """Probabilities of images N C H W in the views of that name, as `evaluate` gets them."""
+    preprocess, averaged = named_views(found, views)
+    images = ImageSet("noise", stored, np.zeros(len(stored), np.int64), found.classes)
+    pixels = source(images, preprocess, torch.device("cpu"))
+    return predictions(found.model, pixels, PLAIN, averaged=averaged).logits.softmax(dim=1)
+
+
+def by_pillow(image: np.ndarray, side: int) -> np.ndarray:  # type: ignore[type-arg]
+    """One image C H W resized, antialiased."""
+    size, filter_ = (side, side), Image.Resampling.BILINEAR
+    return np.stack([np.asarray(Image.fromarray(each).resize(size, filter_)) for each in image])
+
+
+def test_ten_crops_are_those_of_the_paper() -> None:
+    """Of 256 pixels 224: of 28 that are enlarged to 32, windows of 28 at the ends and centre."""
+    stored = np.random.default_rng(2).integers(0, 256, (3, 1, 28, 28), dtype=np.uint8)
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(28 * 28, 3))
+    expected = torch.zeros(3, 3)
+    large = np.stack([by_pillow(image.astype(np.float32), 32) for image in stored])
+    numbers = (large / 255 - 0.3) / 0.35
+    for top, left in ((0, 0), (0, 4), (4, 0), (4, 4), (2, 2)):
+        cut = numbers[:, :, top : top + 28, left : left + 28]
+        for view in (cut, cut[..., ::-1]):
+            with torch.no_grad():
+                expected += network(torch.from_numpy(view.copy()).float()).softmax(dim=1) / 10
+    found = answers_to(
+        artefact_of(network, Preprocess(1, 28, 0, (0.3,), (0.35,))), stored, "ten-crop"
+    )
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def test_scales_are_those_of_the_paper() -> None:
+    """224, 256, 384, 480 and 640, in proportion: 14, 16, 24, 30 and 40 for a network of 14."""
+    stored = np.random.default_rng(3).integers(0, 256, (2, 2, 60, 60), dtype=np.uint8)
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(2, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
+    )
+    expected = torch.zeros(2, 3)
+    for side in (14, 16, 24, 30, 40):
+        large = [by_pillow(image.astype(np.float32), 40) for image in stored]
+        scaled = np.stack([by_pillow(image, side) for image in large]) / 255
+        with torch.no_grad():
+            expected += network(torch.from_numpy(scaled).float()).softmax(dim=1) / 5
+    unit = Preprocess(2, 14, 0, (0.0,) * 2, (1.0,) * 2)
+    found = answers_to(artefact_of(network, unit), stored, "multi_scale")
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def test_the_centre_of_ten_crops_is_the_ordinary_view() -> None:
+    """Where that leaves a margin of the picture, as for networks for ImageNet."""
+    picture = torch.from_numpy(
+        np.random.default_rng(4).integers(0, 256, (3, 90, 70), dtype=np.uint8)
+    )
+    plain = Preprocess(3, 28, 0, (0.5,) * 3, (0.2,) * 3, "crop", keep=0.875)
+    larger, _ = named_views(artefact_of(nn.Linear(1, 1), plain), "ten-crop")
+    assert (larger.size, larger.keep) == (32, 1.0)
+    assert torch.equal(larger.frame(picture)[:, 2:30, 2:30], plain.frame(picture))
+
+
+def test_views_that_there_are_not() -> None:
+    dense = nn.Sequential(nn.Flatten(), nn.Linear(28 * 28, 3))
+    found = artefact_of(dense, Preprocess(1, 28, 0, (0.3,), (0.35,)))
+    with pytest.raises(ConfigError, match=r"unknown views 'tencrop'; did you mean ten_crop\?"):
+        named_views(found, "tencrop")
+    with pytest.raises(ConfigError, match=r"mine takes none of side 32: choose ten_crop"):
+        named_views(found, "multi-scale")

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from deepcnn.cli_data import Flag, Settings
-from deepcnn.errors import ConfigError
+from deepcnn.errors import ConfigError, Interrupted
 
 
 def evaluate(
@@ -128,5 +128,10 @@ def sweep(
         raise ConfigError(f"--seeds is {seeds}, expected at least 1")
     from deepcnn.sweep import in_words, sweep_recipe
 
-    found = sweep_recipe(recipe, settings, seeds, grid, out or Path("runs") / f"sweep-{recipe}")
+    folder = out or Path("runs") / f"sweep-{recipe}"
+    try:
+        found = sweep_recipe(recipe, settings, seeds, grid, folder)
+    except Interrupted as stop:
+        message = f"{stop}; repeat the command to go on"
+        raise Interrupted(message, stop.signal_number) from stop
     print(to_json(found, ensure_ascii=False) if json else in_words(found))

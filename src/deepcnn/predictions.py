@@ -2,6 +2,7 @@
 in, so that results can be compared and looked at again without computing anything.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,8 +42,9 @@ def keep(run: Path, parts: Mapping[str, Predictions]) -> None:
         for name, part in parts.items()
         for what, tensor in (("logits", part.logits), ("labels", part.labels))
     }
-    images = {name: part.images for name, part in parts.items()}
-    replace_file(run / FILE, safetensors.torch.save(tensors, metadata=images))
+    # One entry, for the library writes several in any order.
+    images = json.dumps({name: part.images for name, part in parts.items()})
+    replace_file(run / FILE, safetensors.torch.save(tensors, metadata={"images": images}))
 
 
 def kept(run: Path) -> dict[str, Predictions]:
@@ -54,9 +56,9 @@ def kept(run: Path) -> dict[str, Predictions]:
                 name: Predictions(
                     file.get_tensor(f"{name}.logits"), file.get_tensor(f"{name}.labels"), images
                 )
-                for name, images in (file.metadata() or {}).items()
+                for name, images in json.loads(file.metadata()["images"]).items()
             }
-    except (OSError, SafetensorError) as error:
+    except (LookupError, OSError, SafetensorError, TypeError, ValueError) as error:
         raise RunError(
             f"{path}, where a finished run keeps its answers, cannot be read: {error}. "
             f"`deepcnn evaluate {run}` measures the model again"

@@ -20,8 +20,8 @@ from deepcnn.settings import flat, from_dict
 # Settings that may differ between the parts of a run: they have no effect on the weights.
 NEUTRAL_SETTINGS = {"data.root", "train.checkpoint_seconds"}
 
-# Fields of events that hold a clock; all others are the same in every repetition of a run.
-CLOCK_FIELDS = {"seconds", "images_per_second"}
+# Facts that are measured; all others are the same in every repetition of a run.
+MEASURED_FIELDS = {"seconds", "images_per_second", "peak_memory"}
 
 
 @contextmanager
