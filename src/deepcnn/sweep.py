@@ -45,7 +45,7 @@ def sweep_recipe(
         rows.append(_row(values, seed, folder))
     cells = [_cell(values, rows) for values in combinations(grid)]
     picture = out / "sweep.png"
-    draw(cells, picture)
+    draw(recipe, cells, picture)
     return {"recipe": recipe, "runs": rows, "cells": cells, "picture": str(picture)}
 
 
@@ -103,9 +103,10 @@ def _cell(values: Values, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return cell | {"seconds": sum(row["seconds"] for row in own) / len(own)}
 
 
-def draw(cells: Sequence[Mapping[str, Any]], path: Path) -> None:
+def draw(recipe: str, cells: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Draw accuracies by the first setting, a line for each combination of the others, as a PNG."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import PercentFormatter
 
     split = "validation" if "validation" in cells[0] else "test"
     first = next(iter(cells[0]["values"]), None)
@@ -116,14 +117,19 @@ def draw(cells: Sequence[Mapping[str, Any]], path: Path) -> None:
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     for name, line in lines.items():
-        places = range(len(line))
-        (drawn,) = axes.plot(places, [cell[split]["mean"] for cell in line], label=name)
+        places, means = range(len(line)), [cell[split]["mean"] for cell in line]
+        ends = [cell[split]["interval"] or (cell[split]["mean"],) * 2 for cell in line]
+        halves = [(high - low) / 2 for low, high in ends]
+        drawn = axes.errorbar(places, means, halves, fmt="o-", capsize=5, label=name)
         for place, cell in zip(places, line, strict=True):
             values = cell[split]["values"]
-            axes.plot([place] * len(values), values, ".", color=drawn.get_color())
+            axes.plot([place] * len(values), values, ".", color=drawn[0].get_color(), alpha=0.4)
     ticks = next(iter(lines.values()))
     axes.set_xticks(range(len(ticks)), [cell["values"].get(first, "") for cell in ticks])
-    axes.set(xlabel=first or "", ylabel=f"{split} accuracy, of each seed and in the mean")
+    axes.set(xlabel=first or "", ylabel=f"{split} accuracy", title=recipe)
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.margins(x=0.2)
+    figure.supxlabel("mean with its 95 % interval, and each seed", fontsize="small")
     if len(lines) > 1:
         axes.legend()
     save_picture(figure, path)
