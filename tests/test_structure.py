@@ -41,7 +41,7 @@ LEVELS = (
     ("data.shards", "predict"),
     ("data.loader", "data.pictures"),
     ("data.splits", "probe"),
-    ("evaluate", "finetune", "labels", "words", "data.sheets"),
+    ("evaluate", "finetune", "labels", "preflight", "words", "data.sheets"),
     ("compare", "run"),
     ("begin", "finish"),
     ("train",),

@@ -6,20 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from deepcnn import checkpoint, interrupt, models, probe, runlog
+from deepcnn import checkpoint, interrupt, models, preflight, probe, runlog
 from deepcnn.checkpoint import TrainState
 from deepcnn.choose import Choice, choose_policy
 from deepcnn.config import Config
-from deepcnn.data.augment import check
 from deepcnn.data.glance import glance
-from deepcnn.data.hardest import NEVER_SEEN, num_visited
+from deepcnn.data.hardest import NEVER_SEEN
 from deepcnn.data.loader import order, source
 from deepcnn.data.splits import Splits, load_splits
-from deepcnn.device import Policy, find_device, machine, mix, plain_policy
-from deepcnn.errors import ConfigError, RunError
-from deepcnn.models import transfer
+from deepcnn.device import Policy, machine, mix, plain_policy
+from deepcnn.errors import RunError
 from deepcnn.models.pretrained import find_weights, load_pretrained
 from deepcnn.optim import make_optimizer, tensors
 from deepcnn.progress import Display
@@ -44,10 +42,10 @@ def begin(config: Config, folder: Path, cache: Path, accept_change: bool) -> Run
     display = Display(config.train.epochs)
     begun = runlog.is_begun(folder)
     changes = _changed_settings(folder, config, accept_change) if begun else []
-    _check_names(config)
+    preflight.check_names(config)
     splits = load_splits(config.data, config.train.seed, display.say)
-    _check_fit(config, splits)
-    _check_model(config, splits)
+    preflight.check_fit(config, splits)
+    preflight.check_model(config, splits)
     interrupt.check()
     fingerprint = splits.fingerprint()
     if begun:
@@ -59,14 +57,14 @@ def begin(config: Config, folder: Path, cache: Path, accept_change: bool) -> Run
     else:
         for line in glance(splits.parts(), config.data.name):
             display.say(line)
-        _check_weights(config, splits)
+        preflight.check_weights(config, splits)
         choice = choice_for(config, splits, cache, display)
     policy = choice.policy
     policy.apply()
     state = begin_state(config, splits, policy)
     _announce(display, config, splits, choice, state)
     if not _restore(folder / "checkpoints", state, display):
-        _prepare(config, splits, policy, state, display)
+        prepare(config, splits, policy, state, display)
     log = runlog.EventLog(folder, state.events)
     run = Run(folder, config, policy, splits, state, display, log)
     total = run.updates(config.train.epochs)
@@ -94,7 +92,7 @@ def begin(config: Config, folder: Path, cache: Path, accept_change: bool) -> Run
 def begin_state(config: Config, splits: Splits, policy: Policy) -> TrainState:
     """The first weights, a pure function of the seed, and a fresh optimiser."""
     torch.manual_seed(mix(config.train.seed, "weights"))
-    model = _build(config, splits)
+    model = preflight.build(config, splits)
     models.initialize(model, config.model.init, lambda: _first_images(config, splits))
     model = policy.place(model)
     device_type = torch.device(policy.device).type
@@ -107,7 +105,7 @@ def begin_state(config: Config, splits: Splits, policy: Policy) -> TrainState:
     )
 
 
-def _prepare(
+def prepare(
     config: Config, splits: Splits, policy: Policy, state: TrainState, display: Display
 ) -> None:
     """Begin with the weights of a file and a fitted last layer, as far as set. A run that goes on
@@ -133,73 +131,10 @@ def _prepare(
         state.average = tensors(state.model)
 
 
-def _build(config: Config, splits: Splits) -> nn.Module:
-    classes, preprocess = len(splits.train.classes), splits.preprocess
-    return models.build(config.model.name, classes, preprocess.channels, preprocess.input_size)
-
-
 def _first_images(config: Config, splits: Splits) -> Tensor:
     """Training images, as the network gets them, for an initialiser that goes by data."""
     indices = order(config.train.seed, 0, len(splits.train))[:IMAGES_TO_INITIALIZE]
     return source(splits.train, splits.preprocess, torch.device("cpu")).batch(indices).images
-
-
-def _check_names(config: Config) -> None:
-    """Refuse what is not there before any data set is fetched and read."""
-    models.find(config.model.name)
-    models.check_initializer(config.model.init)
-    find_device(config.hardware.device)
-
-
-def _check_fit(config: Config, splits: Splits) -> None:
-    if config.train.batch_size > len(splits.train):
-        raise ConfigError(
-            f"train.batch_size is {config.train.batch_size}, but there are only "
-            f"{len(splits.train)} training images: choose at most that many"
-        )
-    if config.train.batch_size > num_visited(len(splits.train), config.train.hardest, epoch=1):
-        raise ConfigError(
-            f"train.hardest {config.train.hardest} leaves fewer of {len(splits.train)} training "
-            f"images than the {config.train.batch_size} of a batch: raise it, or lower "
-            "train.batch_size"
-        )
-    check(config.augment, splits.train.num_channels)
-    models.check_input(
-        config.model.name,
-        len(splits.train.classes),
-        splits.train.num_channels,
-        splits.preprocess.input_size,
-        config.data.pad,
-    )
-
-
-def _check_model(config: Config, splits: Splits) -> None:
-    """Refuse, before any time is spent, what the network or the images have not got."""
-    with torch.device("meta"):
-        model = _build(config, splits)
-    models.check_initializer(config.model.init, model)
-    if config.optim.name == "muon" and all(p.ndim != 4 for p in model.parameters()):
-        raise ConfigError(
-            f"optim.name muon is for convolutions, and {config.model.name} has none: choose sgd or "
-            "adamw"
-        )
-    if config.transfer.freeze:
-        transfer.place(model, config.transfer.freeze)
-    if config.transfer.probe:
-        probe.check(model, len(splits.train.classes))
-    goes_by_validation = config.train.keep == "best" or config.train.patience
-    if config.train.epochs and goes_by_validation and not splits.validation:
-        raise ConfigError(
-            "train.keep best and train.patience go by validation images, but none are held out: "
-            "set --data.validation 0.1, or --train.keep last and --train.patience 0"
-        )
-
-
-def _check_weights(config: Config, splits: Splits) -> None:
-    """Refuse weights of another network before anything is measured or written."""
-    if config.model.weights:
-        found = find_weights(config.model.name, config.model.weights)
-        load_pretrained(_build(config, splits), found)
 
 
 def choice_for(config: Config, splits: Splits, cache: Path, display: Display) -> Choice:
@@ -212,7 +147,7 @@ def choice_for(config: Config, splits: Splits, cache: Path, display: Display) ->
     return choose_policy(
         config.hardware,
         f"{config.model.name} {classes}",
-        lambda: _build(config, splits),
+        lambda: preflight.build(config, splits),
         (config.train.batch_size, channels, side, side),
         cache,
         display.say,

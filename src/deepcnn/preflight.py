@@ -1,0 +1,79 @@
+"""Whether settings, images and network fit each other, before any time is spent on them."""
+
+import torch
+from torch import nn
+
+from deepcnn import models, probe
+from deepcnn.config import Config
+from deepcnn.data.augment import check
+from deepcnn.data.hardest import num_visited
+from deepcnn.data.splits import Splits
+from deepcnn.device import find_device
+from deepcnn.errors import ConfigError
+from deepcnn.models import transfer
+from deepcnn.models.pretrained import find_weights, load_pretrained
+
+
+def build(config: Config, splits: Splits) -> nn.Module:
+    """The network for these classes, channels and sides, with weights as construction draws."""
+    classes, preprocess = len(splits.train.classes), splits.preprocess
+    return models.build(config.model.name, classes, preprocess.channels, preprocess.input_size)
+
+
+def check_names(config: Config) -> None:
+    """Refuse what is not there before any data set is fetched and read."""
+    models.find(config.model.name)
+    models.check_initializer(config.model.init)
+    find_device(config.hardware.device)
+
+
+def check_fit(config: Config, splits: Splits) -> None:
+    """Refuse batches, random changes and sides that the images do not allow."""
+    if config.train.batch_size > len(splits.train):
+        raise ConfigError(
+            f"train.batch_size is {config.train.batch_size}, but there are only "
+            f"{len(splits.train)} training images: choose at most that many"
+        )
+    if config.train.batch_size > num_visited(len(splits.train), config.train.hardest, epoch=1):
+        raise ConfigError(
+            f"train.hardest {config.train.hardest} leaves fewer of {len(splits.train)} training "
+            f"images than the {config.train.batch_size} of a batch: raise it, or lower "
+            "train.batch_size"
+        )
+    check(config.augment, splits.train.num_channels)
+    models.check_input(
+        config.model.name,
+        len(splits.train.classes),
+        splits.train.num_channels,
+        splits.preprocess.input_size,
+        config.data.pad,
+    )
+
+
+def check_model(config: Config, splits: Splits) -> None:
+    """Refuse, before any time is spent, what the network or the images have not got."""
+    with torch.device("meta"):
+        model = build(config, splits)
+    models.check_initializer(config.model.init, model)
+    if config.optim.name == "muon" and all(p.ndim != 4 for p in model.parameters()):
+        raise ConfigError(
+            f"optim.name muon is for convolutions, and {config.model.name} has none: choose sgd or "
+            "adamw"
+        )
+    if config.transfer.freeze:
+        transfer.place(model, config.transfer.freeze)
+    if config.transfer.probe:
+        probe.check(model, len(splits.train.classes))
+    goes_by_validation = config.train.keep == "best" or config.train.patience
+    if config.train.epochs and goes_by_validation and not splits.validation:
+        raise ConfigError(
+            "train.keep best and train.patience go by validation images, but none are held out: "
+            "set --data.validation 0.1, or --train.keep last and --train.patience 0"
+        )
+
+
+def check_weights(config: Config, splits: Splits) -> None:
+    """Refuse weights of another network before anything is measured or written."""
+    if config.model.weights:
+        found = find_weights(config.model.name, config.model.weights)
+        load_pretrained(build(config, splits), found)
