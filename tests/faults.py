@@ -118,8 +118,20 @@ def config_of(settings: Mapping[str, object]) -> Config:
 
 def arguments_of(settings: Mapping[str, object], out: Path, *more: str) -> list[str]:
     """The command line for the same run."""
-    options = [part for key, value in settings.items() for part in (f"--{key}", str(value))]
-    return ["train", "--out", str(out), *options, *more]
+    return ["train", "--out", str(out), *options_of(settings), *more]
+
+
+def options_of(settings: Mapping[str, object]) -> list[str]:
+    """They as options of a command."""
+    return [part for key, value in settings.items() for part in (f"--{key}", str(value))]
+
+
+def call(*arguments: object) -> int:
+    """The exit code of a command run in this process, which is left as it was."""
+    with prepared(), torch_restored(), signals_restored(), pytest.raises(SystemExit) as stop:
+        torch.set_num_threads(1)
+        cli.main([str(argument) for argument in arguments])
+    return int(stop.value.code or 0)
 
 
 def train_here(settings: Mapping[str, object], run: Path, accept_change: bool = False) -> None:

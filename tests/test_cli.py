@@ -40,7 +40,7 @@ COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:3\d|4\d|9\d|10\d)(?:;\d+)*m")
 # What the command line consists of. Whoever changes this changes what people have in scripts.
 COMMANDS = {
     "bench": "WHAT --network --recipe --seeds --rounds --root --json",
-    "train": "RECIPE --data --out --config --device --precision --device-policy --seed "
+    "train": "RECIPE --data --out --config --device --precision --device-policy --seed --overfit "
     "--print-config --accept-change --json",
     "evaluate": "RUN --split --data --root --views --accuracy --coverage --device --json",
     "compare": "RUNS --json",

@@ -3,28 +3,24 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from deepcnn.by_heart import attempts, plain, safe_learners
 from deepcnn.data import catalog
+from deepcnn.data.splits import Splits, make_preprocess
 from deepcnn.device import Policy
 from deepcnn.errors import ConfigError
 from deepcnn.models import MODELS, build, check_input, find, load_weights, num_parameters
+from deepcnn.recipes import RECIPES
+from deepcnn.settings import override
 
 SMALL_SIDE, TINY_SIDE = 32, 16
 BF16 = Policy("cpu", "bf16", "channels_last", 2)
-STEPS = 400
-LEARNING_RATES = {  # 0.001 where none is given
-    "mlp": 0.03,
-    "lenet-sigmoid": 0.01,
-    "vgg16": 1e-4,
-    "vgg19": 1e-4,
-    "vgg11-slides": 1e-4,
-    **{f"vgg{depth}-bn": 1e-4 for depth in (11, 13, 16, 19)},
-}
 GATE = 12_000_000  # parameters: larger networks are for the soak run
 SIZED = [name for name, landmark in MODELS.items() if landmark.takes_side]
 
@@ -133,27 +129,12 @@ def test_saved_weights_give_the_same_bits(name: str, tmp_path: Path) -> None:
 def test_fifty_images_are_learnt_by_heart(name: str) -> None:
     """Text 003: a network that cannot do this has something wrong."""
     side = TINY_SIDE if MODELS[name].takes_side and name not in QUICK else side_of(name)
-    torch.manual_seed(0)
-    model = BF16.place(build(name, 10, 1, side))
-    images, labels = fashion(50, side)
-    optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATES.get(name, 1e-3), fused=True)
-    for step in range(STEPS):
-        torch.manual_seed(step)
-        with BF16.autocast():
-            outputs = logits_of(model.train()(BF16.arrange(images)))
-        loss = sum(F.cross_entropy(logits.float(), labels) for logits in outputs)
-        assert isinstance(loss, Tensor)
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        if step % 10 == 9 and correct(model, images, labels) == len(labels):
-            return
-    pytest.fail(f"{correct(model, images, labels)} of 50 after {STEPS} steps")
-
-
-def correct(model: nn.Module, images: Tensor, labels: Tensor) -> int:
-    with torch.no_grad(), BF16.autocast():
-        return int((model.eval()(BF16.arrange(images)).argmax(1) == labels).sum())
+    settings = {"model.name": name, "data.size": side}
+    config = plain(override(RECIPES["fashion-mnist"](), settings, "test"), 50)
+    images = catalog.load("fashion-mnist", "train", "").subset(np.arange(50), "first")
+    splits = Splits(images, None, images, make_preprocess(config.data, images))
+    tried = list(attempts(safe_learners(config), splits, BF16))
+    assert tried[-1].is_whole, [each.in_words() for each in tried]
 
 
 def test_the_table_is_the_only_registry() -> None:

@@ -44,8 +44,8 @@ LEVELS = (
     ("evaluate", "finetune", "labels", "preflight", "words", "data.sheets"),
     ("compare", "run"),
     ("begin", "finish"),
-    ("train",),
-    ("bench.loading", "bench.sprint", "bench.step", "cli_data", "sweep"),
+    ("rehearsal", "train"),
+    ("by_heart", "bench.loading", "bench.sprint", "bench.step", "cli_data", "sweep"),
     ("cli_bench", "cli_evaluate", "cli_train"),
     ("cli",),
 )  # fmt: skip

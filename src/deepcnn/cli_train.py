@@ -14,6 +14,8 @@ from deepcnn.files import cache_folder
 from deepcnn.recipes import RECIPES
 from deepcnn.settings import resolve, to_toml
 
+SHORT = ("data.name", "hardware.device", "hardware.precision", "hardware.policy", "train.seed")
+
 
 def train(
     recipe: str = "fashion-mnist",
@@ -26,11 +28,12 @@ def train(
     precision: str | None = None,
     device_policy: str | None = None,
     seed: str | None = None,
+    overfit: int | None = None,
     print_config: Flag = False,
     accept_change: Flag = False,
     json: Flag = False,
     settings: Settings,
-) -> None:
+) -> int:
     """Train a network; repeat the command to continue a run that was stopped, however it was.
 
     Any setting can be changed by --section.field VALUE, such as
@@ -39,6 +42,7 @@ def train(
     deepcnn train lenet-mnist --out runs/first --train.epochs 3
     deepcnn train --data FOLDER --model.name lenet --data.pad 2
     deepcnn train --config run.toml --print-config
+    deepcnn train lenet-mnist --overfit 50
 
     Parameters
     ----------
@@ -58,6 +62,8 @@ def train(
         measured, or off: plain fp32 unless set otherwise; short for --hardware.policy.
     seed
         Short for --train.seed.
+    overfit
+        Only learn so many images by heart, such as 50, and write nothing; 1 if it cannot.
     print_config
         Print the settings, with where each comes from, and stop.
     accept_change
@@ -65,16 +71,12 @@ def train(
     json
         Print the result as JSON.
     """
-    short = {
-        "data.name": data,
-        "hardware.device": device,
-        "hardware.precision": precision,
-        "hardware.policy": device_policy,
-        "train.seed": seed,
-    }
+    short = dict(zip(SHORT, (data, device, precision, device_policy, seed), strict=True))
     base = (recipe, look_up("recipe", recipe, RECIPES)())
     resolution = resolve(base, config, os.environ, _given(short) | settings)
-    _fit(resolution, out or Path("runs") / recipe, print_config, accept_change, json)
+    if overfit is not None and not print_config:
+        return _overfit(resolution[0], overfit, json)
+    return _fit(resolution, out or Path("runs") / recipe, print_config, accept_change, json)
 
 
 def finetune(
@@ -166,12 +168,12 @@ def _fit(
     print_config: bool,
     accept_change: bool,
     json: bool,
-) -> None:
+) -> int:
     """Train and print what came of it, or print the settings only."""
     config, origins = resolution
     if print_config:
         print(to_toml(config, origins))
-        return
+        return 0
     from deepcnn.train import fit
     from deepcnn.words import result_in_words
 
@@ -186,6 +188,28 @@ def _fit(
         if json
         else result_in_words(folder, facts, _program())
     )
+    return 0
+
+
+def _overfit(config: Config, number: int, json: bool) -> int:
+    """Learn some images by heart and print what was tried; 0 if they are known, 1 if not."""
+    from deepcnn.by_heart import learn_by_heart, set_for_this
+    from deepcnn.progress import say
+
+    changed = (f"{key} {value}" for key, value in set_for_this(config, number).items())
+    say(f"{config.model.name}, set for {number} images: {', '.join(changed)}; dropout stays")
+    tried = []
+    for memory in learn_by_heart(config, number, cache_folder()):
+        tried.append(memory)
+        if not json:
+            print(memory.in_words(), flush=True)
+    learnt = tried[-1].is_whole
+    if json:
+        told = [memory.as_dict() for memory in tried]
+        print(to_json({"learnt": learnt, "num_images": number, "tried": told}))
+    elif not learnt:
+        print("not learnt by heart: something is wrong, which `deepcnn diagnose` may find")
+    return 0 if learnt else 1
 
 
 def _program() -> str:

@@ -101,12 +101,18 @@ def train_epoch(run: Run, images: Source, total: int) -> None:
         began = time.perf_counter()
         progress = (state.step + 0.5) / total
         run.thaw(progress)
-        set_lr(state.optimizer, config.optim.lr * lr_factor(config.optim, progress))
-        run.policy.reseed(mix(config.train.seed, "step", state.step))  # for dropout
+        lr = config.optim.lr * lr_factor(config.optim, progress)
         num_pieces = len(in_pieces(update, config))
-        loss, correct = train_step(run, islice(pieces, num_pieces), permutation[update])
+        loss, correct = make_update(run, islice(pieces, num_pieces), permutation[update], lr)
         account(run, loss, correct, len(update), time.perf_counter() - began)
         note(run, loss, len(update), total)
+
+
+def make_update(run: Run, pieces: Iterable[Batch], indices: Tensor, lr: float) -> tuple[float, int]:
+    """A training step at a learning rate, with the random numbers of its place in the run."""
+    set_lr(run.state.optimizer, lr)
+    run.policy.reseed(mix(run.config.train.seed, "step", run.state.step))  # for dropout
+    return train_step(run, pieces, indices)
 
 
 def in_pieces(update: Tensor, config: Config) -> tuple[Tensor, ...]:

@@ -1,0 +1,40 @@
+"""A run in memory: its first weights and its updates, without a word and without a file."""
+
+import os
+from pathlib import Path
+
+from deepcnn import preflight, runlog
+from deepcnn.begin import begin_state, prepare
+from deepcnn.config import Config
+from deepcnn.data.splits import Splits, load_splits
+from deepcnn.device import Policy
+from deepcnn.progress import Display
+from deepcnn.run import Run
+
+NOWHERE = Path(os.devnull)
+
+
+class Silent(Display):
+    """Shows nothing."""
+
+    def say(self, line: str) -> None:
+        """Do not print it."""
+
+
+def splits_for(config: Config) -> Splits:
+    """The images of a run whose settings fit them and its network; ConfigError or DataError."""
+    preflight.check_names(config)
+    splits = load_splits(config.data, config.train.seed)
+    preflight.check_fit(config, splits)
+    preflight.check_model(config, splits)
+    preflight.check_weights(config, splits)
+    return splits
+
+
+def rehearse(config: Config, splits: Splits, policy: Policy) -> Run:
+    """The run as it is before its first update."""
+    display = Silent(config.train.epochs)
+    state = begin_state(config, splits, policy)
+    prepare(config, splits, policy, state, display)
+    log = runlog.EventLog(NOWHERE, state.events)
+    return Run(NOWHERE, config, policy, splits, state, display, log)
