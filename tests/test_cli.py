@@ -42,6 +42,7 @@ COMMANDS = {
     "bench": "WHAT --network --recipe --seeds --rounds --root --json",
     "train": "RECIPE --data --out --config --device --precision --device-policy --seed --overfit "
     "--print-config --accept-change --json",
+    "diagnose": "WHAT --data --plot --json",
     "evaluate": "RUN --split --data --root --views --accuracy --coverage --device --json",
     "compare": "RUNS --json",
     "sweep": "RECIPE --seeds --grid --out --json",

@@ -1,5 +1,6 @@
 """The beginning of a run, or of its continuation: what is checked, chosen and announced."""
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +18,7 @@ from deepcnn.data.hardest import NEVER_SEEN
 from deepcnn.data.loader import order, source
 from deepcnn.data.splits import Splits, load_splits
 from deepcnn.device import Policy, machine, mix, plain_policy
+from deepcnn.diagnose.start import first_look
 from deepcnn.errors import RunError
 from deepcnn.models.pretrained import find_weights, load_pretrained
 from deepcnn.optim import make_optimizer, tensors
@@ -65,6 +67,9 @@ def begin(config: Config, folder: Path, cache: Path, accept_change: bool) -> Run
     _announce(display, config, splits, choice, state)
     if not _restore(folder / "checkpoints", state, display):
         prepare(config, splits, policy, state, display)
+        if config.train.epochs and (warning := first_look(state.model, splits, policy)):
+            command = f"deepcnn diagnose {shlex.quote(str(folder))}"
+            display.say(f"warning: {warning}; `{command}` says what to do")
     log = runlog.EventLog(folder, state.events)
     run = Run(folder, config, policy, splits, state, display, log)
     total = run.updates(config.train.epochs)

@@ -13,6 +13,7 @@ from cyclopts import App, CycloptsError, UnknownOptionError, UnusedCliTokensErro
 from deepcnn import __version__, interrupt
 from deepcnn.cli_bench import bench
 from deepcnn.cli_data import Flag, data, write
+from deepcnn.cli_diagnose import diagnose
 from deepcnn.cli_evaluate import compare, evaluate, sweep
 from deepcnn.cli_train import finetune, train
 from deepcnn.errors import ConfigError, DeepcnnError, look_up
@@ -26,7 +27,7 @@ app = App(
     help_epilogue="`deepcnn COMMAND --help` explains a command; --debug shows tracebacks.",
     help_format="plaintext",
 )
-for command in (train, finetune, evaluate, compare, sweep, bench, data):
+for command in (train, finetune, diagnose, evaluate, compare, sweep, bench, data):
     app.command(command)
 
 
@@ -53,8 +54,8 @@ def run_command(tokens: list[str]) -> int:
     command, bound, injected = app.parse_args(tokens, exit_on_error=False, print_error=False)
     if settings and "settings" not in injected:
         raise ConfigError(
-            f"--{next(iter(settings))} is a setting of training: of `deepcnn train`, `finetune` "
-            "and `data show`"
+            f"--{next(iter(settings))} is a setting of training: of `deepcnn train`, `finetune`, "
+            "`diagnose` and `data show`"
         )
     extra = {"settings": settings} if "settings" in injected else {}
     return command(*bound.args, **bound.kwargs, **extra) or 0

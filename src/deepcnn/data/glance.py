@@ -16,9 +16,15 @@ def glance(sets: Mapping[str, ImageSet], name: str) -> list[str]:
     """Lines about copies, contradictions and classes in the splits (train, validation, test) of
     data set `name`; none where nothing was seen. Only equal files, or arrays, are copies here.
     """
-    lines = [*_leaks(sets), *_contradictions(sets), *_classes(sets)]
+    lines = [f"warning: {line}" for _, line in symptoms(sets)]
     more = [f"`deepcnn data check {name}` shows which, and looks for more"] * bool(lines)
-    return [f"warning: {line}" for line in lines] + more
+    return lines + more
+
+
+def symptoms(sets: Mapping[str, ImageSet]) -> list[tuple[str, str]]:
+    """The same lines, each with its kind: one of `findings.KINDS`."""
+    leaks = [("leak", line) for line in _leaks(sets)]
+    return leaks + [("two-labels", line) for line in _contradictions(sets)] + _classes(sets)
 
 
 def _leaks(sets: Mapping[str, ImageSet]) -> list[str]:
@@ -40,19 +46,18 @@ def _contradictions(sets: Mapping[str, ImageSet]) -> list[str]:
     return [f"images with several labels: {number:,}"] * bool(number)
 
 
-def _classes(sets: Mapping[str, ImageSet]) -> list[str]:
+def _classes(sets: Mapping[str, ImageSet]) -> list[tuple[str, str]]:
     lines = []
     for split, images in sets.items():
         if missing := np.flatnonzero(images.class_counts() == 0).tolist():
-            lines.append(f"there are no {split} images of {_named(images, missing)}")
+            kind = "empty-class" if split == "train" else "missing-class"
+            lines.append((kind, f"there are no {split} images of {_named(images, missing)}"))
     train = sets["train"]
     counts = train.class_counts()
     few = np.flatnonzero((counts > 0) & (IMBALANCE * counts <= counts.max())).tolist()
     if few:
-        lines.append(
-            f"there are at least {IMBALANCE} times as many training images of "
-            f"{train.classes[counts.argmax()]!r} as of {_named(train, few)}"
-        )
+        many = f"{IMBALANCE} times as many training images of {train.classes[counts.argmax()]!r}"
+        lines.append(("imbalance", f"there are at least {many} as of {_named(train, few)}"))
     return lines
 
 
