@@ -18,8 +18,8 @@ from deepcnn.device import Policy
 from deepcnn.errors import ConfigError, NonFiniteError
 from deepcnn.evaluate import predictions
 from deepcnn.metrics import num_correct
-from deepcnn.progress import reported
-from deepcnn.rehearsal import Silent, rehearse, splits_for
+from deepcnn.progress import Display, reported
+from deepcnn.rehearsal import rehearse, splits_for
 from deepcnn.run import Run
 from deepcnn.settings import flat
 from deepcnn.train import forward, make_update
@@ -138,7 +138,7 @@ def learn_by_heart(config: Config, number: int, cache: Path) -> Iterator[Memory]
     """
     splits = draw(splits_for(config), number, config.train.seed)
     own = plain(config, number)
-    policy = choice_for(own, splits, cache, Silent(0)).policy
+    policy = choice_for(own, splits, cache, Display(0)).policy
     policy.apply()
     yield from attempts([own, *safe_learners(own)], splits, policy)
 

@@ -23,7 +23,8 @@ from deepcnn.diagnose.network import check_dead, check_network
 from deepcnn.diagnose.signal import Signals, measure
 from deepcnn.diagnose.trials import Range, learn_labels, run_in_short, try_rates
 from deepcnn.errors import DataError, RunError
-from deepcnn.rehearsal import Silent, rehearse, splits_for
+from deepcnn.progress import Display
+from deepcnn.rehearsal import rehearse, splits_for
 from deepcnn.run import Run
 
 IN_A_BATCH = 64  # images that are sent through the network to look at it
@@ -70,7 +71,7 @@ def diagnose(config: Config, cache: Path, folder: Path | None = None) -> Diagnos
     if folder:
         policy = runlog.recorded_conditions(folder)[0].under(config.hardware)
     else:
-        policy = choice_for(config, splits, cache, Silent(0)).policy
+        policy = choice_for(config, splits, cache, Display(0)).policy
     policy.apply()
     found = Diagnosis([*_of_data(splits), *judge.penalties(config.optim)])
     obstacles = [*_of_images(splits), *_of_network(found, config, splits, policy)]
@@ -152,8 +153,8 @@ def _of_last_weights(folder: Path, run: Run) -> Iterator[Finding]:
     except (OSError, RuntimeError, LookupError, ValueError) as error:
         first_line = str(error).partition("\n")[0]
         raise RunError(
-            f"the weights of {folder} do not fit its settings and data ({first_line}): give those "
-            "it was begun with"
+            f"the weights of {folder} cannot be used with these settings and data ({first_line}): "
+            "give those it was begun with"
         ) from error
     if place is None:
         return

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from deepcnn.by_heart import Memory
 from deepcnn.config import Optim
 from deepcnn.diagnose.findings import Finding
-from deepcnn.diagnose.trials import Learnt, Range, Short
+from deepcnn.diagnose.trials import LOWEST, Learnt, Range, Short
 from deepcnn.metrics import wilson_interval
 
 # Weights that are not learnt shrink by this share in an update. In the recipes it is 0.0001 at
@@ -40,7 +40,9 @@ def rates(optim: Optim, tried: Range, short: Short, died: Sequence[Finding]) -> 
     advice = f"--optim.lr {tried.suggestion:.2g} to begin with" if tried.suggestion else ""
     last = sum(short.losses[-LAST:]) / max(1, len(short.losses[-LAST:]))
     at = f"at optim.lr {optim.lr:g}"
-    if short.trouble:
+    if short.trouble and tried.diverged <= LOWEST:
+        yield Finding("non-finite", f"{short.trouble}, at any learning rate")
+    elif short.trouble:
         yield Finding("rate-too-high", f"{short.trouble} of the run in short, {at}", advice)
     elif last > short.losses[0] + WORSE:
         course = f"the loss rises from {short.losses[0]:.3g} to {last:.3g} {at}"

@@ -29,6 +29,7 @@ LARGEST_BATCH = 128  # images of an update: trials are to take a minute, not ten
 GOLDEN = (1 + math.sqrt(5)) / 2  # steps by this share of a row are spread evenly over it
 TINY = 1e-12  # norm of weights that are all 0
 SMOOTHED = 0.5  # weight of the newest loss in the moving average of the range test
+FALLEN = 0.9  # times the first loss, that the lowest one must be
 DIVERGED = 4.0  # times the lowest loss: as fastai's finder
 LEARNT_FROM, HELD_BACK, AT_ONCE = 500, 300, 50  # images of the trial with labels
 
@@ -60,7 +61,8 @@ class Range:
     @property
     def suggestion(self) -> float:
         """A tenth of that, as fastai's finder; 0 where the loss did not fall clearly."""
-        return self.best / 10 if min(self.losses) < 0.9 * self.losses[0] else 0.0
+        has_fallen = len(self.losses) > 1 and min(self.losses) < FALLEN * self.losses[0]
+        return self.best / 10 if has_fallen else 0.0
 
 
 @dataclass(frozen=True)

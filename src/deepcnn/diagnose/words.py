@@ -90,7 +90,7 @@ def draw(found: Diagnosis, path: Path, lr: float) -> None:
 def _draw_rates(axes: Any, found: Diagnosis, lr: float) -> None:
     tried = found.rates
     axes.set(title="Learning rates", xlabel="learning rate", ylabel="loss, moving average")
-    if tried is None:
+    if tried is None or not tried.losses:
         axes.text(0.5, 0.5, "not tried", ha="center", transform=axes.transAxes)
         return
     axes.plot(tried.rates, tried.losses)
