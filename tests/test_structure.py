@@ -17,8 +17,8 @@ SOURCE = Path(deepcnn.__file__).parent
 LEVELS = (
     ("__init__", "data", "errors", "files", "metrics", "models.whitening",
      "table"),
-    ("bench", "bench.words", "calibration", "checked", "curves", "diagnose", "paired", "predictions",
-     "interrupt", "progress", "models.card", "models.stem",
+    ("bench", "bench.words", "calibration", "checked", "curves", "diagnose", "paired",
+     "predictions", "interrupt", "progress", "models.card", "models.stem",
      "models.init", "models.weights", "models.lrn", "models.pool", "data.threads", "data.views"),
     ("bench.clock", "config", "muon", "models.transfer"),
     ("bench.limits", "bench.sides",

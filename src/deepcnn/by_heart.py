@@ -123,10 +123,10 @@ def learn(run: Run) -> Memory:
             interrupt.check()
             make_update(run, [batch], indices, config.optim.lr)
             run.state.step = made
-            if made % BETWEEN == 0 or made == UPDATES:
-                known = _known(run, images)
-                if known == len(images):
-                    break
+            is_due = made % BETWEEN == 0 or made == UPDATES
+            known = _known(run, images) if is_due else known
+            if known == len(images):
+                break
     except NonFiniteError as error:
         trouble = str(error).partition(",")[0]
     return Memory(config, len(images), known, _known_while_training(run, batch), made, trouble)

@@ -17,8 +17,8 @@ LEAST_SPREAD = 2 / 255  # what is left of a plain picture saved as JPEG: as in d
 # Standardised pixels deviate by 1 and those in [0, 1] by 0.1 (dark photos) to 0.35 (Fashion-MNIST);
 # in [0, 255] they deviate by 25 to 90, and divided by 255 once too often by 0.0004 to 0.0014.
 LEAST_DEVIATION, MOST = 0.02, 10.0
-# Means of channels, in [0, 1]: red and blue of natural images are 0.04 to 0.08 apart (CIFAR-10 0.491
-# and 0.447, ImageNet 0.485 and 0.406), so swapped they are off by 0.06 to 0.11 in length.
+# Means of channels, in [0, 1]: red and blue of natural images are 0.04 to 0.08 apart (CIFAR-10
+# 0.491 and 0.447, ImageNet 0.485 and 0.406), so swapped they are off by 0.06 to 0.11 in length.
 APART, FITS = 0.03, 1 / 3
 
 

@@ -20,8 +20,8 @@ LEAST_FOR_NORM = 8
 # the gradient at the first layer is 0.0003 to 3,000 times that at the last.
 SIGNALS = (1e-4, 1e3)
 GRADIENTS = (1e-6, 1e5)
-# Of a layer's units up to 0.48 are dead to eight images at first, in dense layers of AlexNet and VGG;
-# after the run in short, up to 0.08 in the recipes.
+# Of a layer's units up to 0.48 are dead to eight images at first, in dense layers of AlexNet and
+# VGG; after the run in short, up to 0.08 in the recipes.
 MOST_DEAD = 0.9
 # Logits of sound networks vary over images by 0.0004 of their size (LeNet-5) or more.
 LEAST_VARIED = 1e-6

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from deepcnn.diagnose.diagnosis import Diagnosis
 from deepcnn.curves import save_picture
+from deepcnn.diagnose.diagnosis import Diagnosis
 
 WIDTH = 100
 INDENT = 16
