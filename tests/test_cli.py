@@ -231,6 +231,7 @@ BAD_REQUESTS = [
         r"named/test has .* top, middle, bottom; the model of run know",
     ),
     ("evaluate run --data ./nowhere", r"nowhere is not a folder"),
+    ("train --overfit 5 --out x", r"--overfit writes nothing, so there is no folder for --out"),
     ("evaluate run --views many", r"unknown views 'many'\. Choose one of: plain, flip"),
     ("evaluate run --accuracy 1.5", r"--accuracy is 1\.5, expected a share above 0, at most 1"),
     ("evaluate run --coverage 0", r"--coverage is 0, expected a share above 0, at most 1"),

@@ -250,3 +250,8 @@ def test_a_number_smaller_than_every_group_gives_the_best_fitting_one() -> None:
     groups = ["mixed"] * 20 + ["one class"] * 10 + ["large"] * 40
     for seed in range(10):
         assert held_out(labels, groups, 2, seed).tolist() == list(range(20, 30))
+
+
+def test_of_one_image_nothing_is_held_out() -> None:
+    with pytest.raises(DataError, match=r"nothing can be held out of 1 images: give more"):
+        held_out(np.zeros(1, np.int64), [""], 1, seed=0)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from deepcnn.cli_data import Flag, Settings
 from deepcnn.config import Config
-from deepcnn.errors import Interrupted, look_up
+from deepcnn.errors import ConfigError, Interrupted, look_up
 from deepcnn.files import cache_folder
 from deepcnn.recipes import RECIPES
 from deepcnn.settings import resolve, to_toml
@@ -74,6 +74,8 @@ def train(
     short = dict(zip(SHORT, (data, device, precision, device_policy, seed), strict=True))
     base = (recipe, look_up("recipe", recipe, RECIPES)())
     resolution = resolve(base, config, os.environ, _given(short) | settings)
+    if overfit is not None and out:
+        raise ConfigError("--overfit writes nothing, so there is no folder for --out: give one")
     if overfit is not None and not print_config:
         return _overfit(resolution[0], overfit, json)
     return _fit(resolution, out or Path("runs") / recipe, print_config, accept_change, json)

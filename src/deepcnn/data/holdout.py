@@ -23,6 +23,10 @@ def held_out(
     groups none is torn apart, a sample without one stands for itself, each class keeps some, and
     numbers come as near as `_whole_groups` gets. Raises DataError where that is impossible.
     """
+    if len(labels) < 2:
+        raise DataError(
+            f"nothing can be held out of {len(labels)} images: give more, or --data.validation 0"
+        )
     if not 0 < number < len(labels):
         raise DataError(
             f"cannot hold out {number} of {len(labels)} images: choose data.validation "

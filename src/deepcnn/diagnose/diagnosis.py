@@ -68,7 +68,6 @@ def diagnose(config: Config, cache: Path, folder: Path | None = None) -> Diagnos
         )
     if folder:
         _check_classes(folder, splits)
-    if folder:
         policy = runlog.recorded_conditions(folder)[0].under(config.hardware)
     else:
         policy = choice_for(config, splits, cache, Display(0)).policy
