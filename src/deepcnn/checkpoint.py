@@ -31,6 +31,7 @@ class TrainState:
     average: dict[str, Tensor] | None  # averaged weights, if the run keeps them
     losses: Tensor | None = None  # of each training image when last seen, if the run goes by them
     visits: Tensor | None = None  # then: indices of images in the order of the epoch under way
+    filters: dict[int, Tensor] = field(default_factory=dict)  # by epoch: the first layer's weights
     epoch: int = 0
     step: int = 0
     # Of the epoch under way: summed loss, correct images, images seen.
@@ -87,6 +88,18 @@ def load(place: Path, state: TrainState) -> None:
     _from_files(read_folder(place), state)
 
 
+def read_filters(folder: Path) -> dict[int, Tensor]:
+    """The first layer's weights after each epoch of which they were kept, from the newest
+    checkpoint that verifies; nothing if there is none.
+    """
+    for place in sorted(folder.glob("step-*"), reverse=True):
+        try:
+            return _filters(safetensors.torch.load(read_folder(place)["state.safetensors"]))
+        except (OSError, Damaged):
+            continue
+    return {}
+
+
 def discard_after(folder: Path, step: int) -> None:
     """Remove checkpoints newer than `step`: damaged ones, which the run will write again."""
     for place in folder.glob("step-*"):
@@ -114,6 +127,7 @@ def _to_files(state: TrainState) -> dict[str, bytes]:
     tensors |= {f"average.{name}": tensor for name, tensor in (state.average or {}).items()}
     of_images = {"losses": state.losses, "visits": state.visits}
     tensors |= {name: tensor for name, tensor in of_images.items() if tensor is not None}
+    tensors |= {f"filters.{epoch}": weight for epoch, weight in state.filters.items()}
     meta = {
         "schema": SCHEMA,
         **{name: getattr(state, name) for name in TrainState.NUMBERS},
@@ -149,8 +163,14 @@ def _from_files(files: Mapping[str, bytes], state: TrainState) -> None:
             state.average[name].copy_(tensor)
     if state.losses is not None:
         state.losses, state.visits = tensors.get("losses", state.losses), tensors.get("visits")
+    state.filters = _filters(tensors)
     for name in TrainState.NUMBERS:
         setattr(state, name, meta[name])
+
+
+def _filters(tensors: Mapping[str, Tensor]) -> dict[int, Tensor]:
+    found = {int(epoch): weight for epoch, weight in _with_prefix(tensors, "filters.").items()}
+    return dict(sorted(found.items()))
 
 
 def _arrange_like_parameters(optimizer: torch.optim.Optimizer) -> None:

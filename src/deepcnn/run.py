@@ -1,5 +1,6 @@
 """`Run`: one process at work on one run folder, from `begin` to the last checkpoint."""
 
+import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,12 @@ from deepcnn.device import Policy
 from deepcnn.errors import NonFiniteError
 from deepcnn.files import Damaged
 from deepcnn.models import transfer
+from deepcnn.models.weights import ends
 from deepcnn.progress import Display
+
+# Of the first layer, for pictures of how it came about: enough to see it, and small beside the
+# weights of any network.
+MOST_EPOCHS, MOST_FILTERS = 32, 96
 
 
 @dataclass
@@ -116,6 +122,16 @@ class Run:
         model = models.build(name, classes, preprocess.channels, side)
         model.load_state_dict(self.state.final_weights())
         return self.policy.place(model)
+
+    def keep_filters(self) -> None:
+        """Keep the weights of the first convolution as they are between two epochs."""
+        state, epochs = self.state, self.config.train.epochs
+        key = f"{ends(state.model)[0]}.weight"
+        is_due = state.epoch % math.ceil(epochs / MOST_EPOCHS) == 0 or state.epoch == epochs
+        is_between = state.step == self.updates(state.epoch)  # else a run goes on within one
+        weights = state.final_weights()
+        if is_due and is_between and key in weights:
+            state.filters[state.epoch] = weights[key][:MOST_FILTERS].detach().cpu().clone()
 
     def record(self, **event: Any) -> None:
         """Add an event to the record; a failing disk is warned of, training goes on."""
