@@ -55,25 +55,33 @@ def check(model: nn.Module, num_classes: int) -> None:
 
 
 def fit_head(model: nn.Module, train: Source, held_out: Source | None, policy: Policy) -> Probe:
-    """Fit the last layer of `model` to its features of the training images, and put it in place.
-
-    Multinomial logistic regression with an L2 penalty, the one of PENALTIES with the least loss on
-    `held_out`, or in cross-validation where that is None. Changes nothing but the last layer.
+    """Fit the last layer of `model` to its features of the training images, as `fit` does, and put
+    it in place. Nothing else is changed.
     """
     head = transfer.head(model)
     own_weight, own_bias = head.get_parameter("weight"), head.get_parameter("bias")
-    seen, labels = features(model, train, policy), train.labels.cpu()
-    if held_out:
-        all_seen = torch.cat([seen, features(model, held_out, policy)])
-        all_labels = torch.cat([labels, held_out.labels.cpu()])
-        folds = [torch.arange(len(all_labels)) >= len(labels)]
-        best = _best_penalty(all_seen, all_labels, len(own_weight), folds)
-    else:
-        best = out_of_fold(seen, labels, len(own_weight))
-    weight, bias = logistic_regression(seen, labels, len(own_weight), best.penalty)
+    judged = (features(model, held_out, policy), held_out.labels.cpu()) if held_out else None
+    found = fit(features(model, train, policy), train.labels.cpu(), len(own_weight), judged)
     with torch.no_grad():
-        own_weight.copy_(weight.reshape(own_weight.shape))
-        own_bias.copy_(bias)
+        own_weight.copy_(found.weight.reshape(own_weight.shape))
+        own_bias.copy_(found.bias)
+    return found
+
+
+def fit(
+    seen: Tensor, labels: Tensor, num_classes: int, held_out: tuple[Tensor, Tensor] | None
+) -> Probe:
+    """A multinomial logistic regression on features N x D of images with those labels.
+
+    Its L2 penalty is the one of PENALTIES with the least loss on the features and labels held out,
+    or in cross-validation where there are none.
+    """
+    if held_out:
+        both = torch.cat([seen, held_out[0]]), torch.cat([labels, held_out[1]])
+        best = _best_penalty(*both, num_classes, [torch.arange(len(both[1])) >= len(labels)])
+    else:
+        best = out_of_fold(seen, labels, num_classes)
+    weight, bias = logistic_regression(seen, labels, num_classes, best.penalty)
     return Probe(weight, bias, best.penalty, best.accuracy)
 
 
@@ -104,13 +112,13 @@ def logistic_regression(
 ) -> tuple[Tensor, Tensor]:
     """Weights K x D and biases K of least mean cross-entropy plus penalty times squared weights.
 
-    Both halved as usual; features count as scaled to mean square 1. Float64, from zero, so that the
-    result is a function of its input.
+    Both halved as usual; features count as scaled to mean square 1. In the precision of `seen`, and
+    from zero, so that the result is a function of its input.
     """
-    scale = seen.square().mean().sqrt().clamp_min(torch.finfo(torch.float64).tiny)
+    scale = seen.square().mean().sqrt().clamp_min(torch.finfo(seen.dtype).tiny)
     inputs = seen / scale
-    weight = torch.zeros(num_classes, seen.shape[1], dtype=torch.float64, requires_grad=True)
-    bias = torch.zeros(num_classes, dtype=torch.float64, requires_grad=True)
+    weight = seen.new_zeros(num_classes, seen.shape[1], requires_grad=True)
+    bias = seen.new_zeros(num_classes, requires_grad=True)
     optimizer = torch.optim.LBFGS([weight, bias], max_iter=STEPS, line_search_fn="strong_wolfe")
 
     def objective() -> Tensor:
