@@ -55,6 +55,14 @@ COMMANDS = {
     "data show": "NAME --out --split --per-class --geometry --augment",
     "data check": "NAME --html --labels --group --root --json",
     "data pack": "SOURCE OUT --shards",
+    "inspect filters": "RUN --evolution --out",
+    "inspect maps": "RUN IMAGE --layer --out",
+    "inspect neighbours": "RUN IMAGES --sample --out --json",
+    "inspect separability": "RUN --sample --out --json",
+    "inspect occlusion": "RUN IMAGES --out",
+    "inspect gradcam": "RUN IMAGES --out",
+    "inspect patches": "RUN --layer --sample --out",
+    "inspect embedding": "RUN --method --sample --out",
     "finetune": "DATA --model --weights --probe-only --freeze --unfreeze-at --class-weights --seed "
     "--out --print-config --accept-change --json",
 }
@@ -473,7 +481,7 @@ def test_commands_and_options_are_these(capsys: pytest.CaptureFixture[str]) -> N
     assert found == COMMANDS
 
 
-@pytest.mark.parametrize("command", ["", "data"])
+@pytest.mark.parametrize("command", ["", "data", "inspect"])
 def test_help_is_the_answer_to_half_a_command(
     command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,13 +15,14 @@ SOURCE = Path(deepcnn.__file__).parent
 
 # A module imports from rows above its own only.
 LEVELS = (
-    ("__init__", "data", "errors", "files", "metrics", "models.whitening",
-     "table"),
-    ("bench", "bench.words", "calibration", "checked", "curves", "diagnose", "paired",
+    ("__init__", "data", "errors", "files", "inspect", "inspect.panels", "metrics",
+     "models.whitening", "table"),
+    ("bench", "bench.words", "calibration", "checked", "curves", "diagnose", "inspect.heat",
+     "inspect.hog", "paired",
      "predictions", "interrupt", "progress", "models.card", "models.stem",
      "models.init", "models.weights", "models.lrn", "models.pool", "data.threads", "data.views"),
     ("bench.clock", "config", "muon", "models.transfer"),
-    ("bench.limits", "bench.sides",
+    ("bench.limits", "bench.sides", "inspect.layers",
      "cost", "device", "recipes", "settings", "optim", "models.alexnet", "models.alexnet28",
      "models.alexnet_texts", "models.brisk", "models.compact", "models.googlenet",
      "models.lenet", "models.mlp", "models.resnet", "models.resnet_cifar", "models.speedy",
@@ -41,8 +42,11 @@ LEVELS = (
     ("data.shards", "predict"),
     ("data.loader", "data.pictures"),
     ("data.splits", "probe"),
-    ("evaluate", "finetune", "labels", "preflight", "words", "data.sheets", "diagnose.inputs"),
-    ("compare", "run", "diagnose.start"),
+    ("evaluate", "finetune", "labels", "preflight", "words", "data.sheets", "diagnose.inputs",
+     "inspect.subject"),
+    ("compare", "run", "diagnose.start", "inspect.embedding", "inspect.filters",
+     "inspect.gradcam", "inspect.maps", "inspect.neighbours", "inspect.occlusion",
+     "inspect.patches", "inspect.separability"),
     ("begin", "finish"),
     ("rehearsal", "train"),
     ("by_heart", "bench.loading", "bench.sprint", "bench.step", "cli_data", "diagnose.signal",
@@ -50,7 +54,7 @@ LEVELS = (
     ("diagnose.judge", "diagnose.network"),
     ("diagnose.diagnosis",),
     ("diagnose.words",),
-    ("cli_bench", "cli_diagnose", "cli_evaluate", "cli_train"),
+    ("cli_bench", "cli_diagnose", "cli_evaluate", "cli_inspect", "cli_train"),
     ("cli",),
 )  # fmt: skip
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}

@@ -15,6 +15,7 @@ from deepcnn.cli_bench import bench
 from deepcnn.cli_data import Flag, data, write
 from deepcnn.cli_diagnose import diagnose
 from deepcnn.cli_evaluate import compare, evaluate, sweep
+from deepcnn.cli_inspect import views
 from deepcnn.cli_train import finetune, train
 from deepcnn.errors import ConfigError, DeepcnnError, look_up
 from deepcnn.recipes import RECIPES
@@ -27,7 +28,7 @@ app = App(
     help_epilogue="`deepcnn COMMAND --help` explains a command; --debug shows tracebacks.",
     help_format="plaintext",
 )
-for command in (train, finetune, diagnose, evaluate, compare, sweep, bench, data):
+for command in (train, finetune, diagnose, evaluate, compare, sweep, views, bench, data):
     app.command(command)
 
 

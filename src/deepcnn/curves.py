@@ -20,11 +20,14 @@ def learning_curve(events: Events, path: Path) -> None:
 
 
 def save_picture(figure: Any, path: Path) -> None:
-    """Write a matplotlib figure as a PNG, whole or not at all. Raises OSError."""
+    """Write a matplotlib figure as the name says, .png or .svg, whole or not at all.
+
+    Raises OSError.
+    """
     from io import BytesIO
 
     buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
+    figure.savefig(buffer, format=path.suffix[1:].lower(), dpi=120)
     replace_file(path, buffer.getvalue())
 
 

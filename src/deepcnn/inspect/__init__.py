@@ -1,0 +1,1 @@
+"""Looking inside a finished model: one module a view. Files are read only."""
