@@ -99,9 +99,30 @@ def test_every_network_can_be_walked(name: str) -> None:
     assert stages[-1].output.shape[0] == 2
     assert stages[-1].output.shape[1] >= 7  # LeNet-5 has one for no class
     assert len(stages) >= 2
-    has_maps = any(stage.maps is not None for stage in stages)
-    assert has_maps == (name != "mlp")
+    have_maps = [stage.name for stage in stages if stage.maps is not None]
+    if name.startswith("timm/vit"):
+        assert have_maps == ["patch_embed"]
+    else:  # of c5 in LeNet there is one place left
+        convolve = [s.name for s in stages if not is_dense(model.get_submodule(s.name))]
+        assert have_maps == [each for each in convolve if each != "c5"]
     assert not any(module._forward_hooks for module in model.modules())
+
+
+def is_dense(part: nn.Module) -> bool:
+    """Whether a part has no weights but those of dense layers, or is LeNet-5's last one."""
+    owners = [layer for layer in part.modules() if list(layer.parameters(recurse=False))]
+    return all(isinstance(layer, nn.Linear) for layer in owners)
+
+
+@pytest.mark.parametrize("name", ["speedy", "brisk", "dash", "compact", "lenet5", "googlenet"])
+def test_every_kind_of_network_has_filters_and_heat(name: str) -> None:
+    side = 32 if name != "googlenet" else 64
+    model = network(name, side, 1)
+    weight = filters.first_layer(subject(model, side, 1))[1]
+    assert filters.tiles(weight).shape == (len(weight), *weight.shape[2:], 3)
+    _, _, heats = gradcam(model, torch.randn(1, 1, side, side), len(CLASSES))
+    assert all(heat.isfinite().all() and (heat >= 0).all() for heat in heats.values())
+    assert any(heat.any() for heat in heats.values())
 
 
 def test_a_layer_by_name() -> None:

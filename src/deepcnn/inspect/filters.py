@@ -62,7 +62,7 @@ def first_layer(subject: Subject) -> tuple[str, Tensor]:
         raise ConfigError(
             f"{subject.config.model.name} has no convolution, so there are no filters to show"
         )
-    weight = subject.model.get_parameter(f"{name}.weight")
+    weight = subject.model.state_dict()[f"{name}.weight"]  # some are fixed, and no parameters
     if weight.shape[1] not in (1, 3):
         raise ConfigError(f"{name} sees {weight.shape[1]} channels, which are no colours to show")
     return name, weight

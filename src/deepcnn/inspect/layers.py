@@ -37,7 +37,8 @@ def walk(model: nn.Module, images: Tensor) -> list[Stage]:
         logits = model(images)
     for stage, following in pairwise(found):
         stage.output = following.output  # so far that is what it was given
-        stage.maps = stage.output if has_places(stage.output) else stage.maps
+        if stage.maps is not None and _are_later(stage.output, stage.maps):
+            stage.maps = stage.output
     found[-1].output = logits
     return found
 
@@ -64,34 +65,43 @@ def of_layer(model: nn.Module, images: Tensor, name: str) -> Tensor:
         model(images)
     finally:
         handle.remove()
-    if not seen or not has_places(seen[0]):
+    if not seen or not isinstance(seen[0], Tensor) or not has_places(seen[0]):
         raise ConfigError(f"layer {name} puts out no maps; choose one that does, a convolution")
     maps: Tensor = seen[0]
     return maps
 
 
-def has_places(output: object) -> bool:
+def has_places(output: Tensor) -> bool:
     """Whether that is maps of more than one place, N C H W."""
-    return isinstance(output, Tensor) and output.dim() == 4 and output[0, 0].numel() > 1
+    return output.dim() == 4 and output[0, 0].numel() > 1
+
+
+def _are_later(output: Tensor, maps: Tensor) -> bool:
+    """Whether an output is `maps`, activated or pooled; transformers hand on N H W C, or tokens."""
+    return has_places(output) and output.shape[1] == maps.shape[1]
 
 
 @contextmanager
 def _watched(model: nn.Module, found: list[Stage]) -> Iterator[None]:
-    """Add a stage when it is called first, with its input, and keep the last maps made since."""
+    """Add a stage when it is called first, with its input, and keep the last maps made since, if it
+    has convolutions: what is N C H W in other layers need not be maps.
+    """
+    names = [name for name, _ in transfer.stages(model)]
+    convolve = {name for name in names if _convolves(model.get_submodule(name))}
 
     def begins(name: str, inputs: tuple[Any, ...]) -> None:
         if inputs and isinstance(inputs[0], Tensor) and all(name != one.name for one in found):
             found.append(Stage(name, inputs[0]))
 
     def ends(output: object) -> None:
-        if found and isinstance(output, Tensor) and has_places(output):
-            found[-1].maps = output
+        if found and found[-1].name in convolve and isinstance(output, Tensor):
+            found[-1].maps = output if has_places(output) else found[-1].maps
 
     handles = [
         model.get_submodule(name).register_forward_pre_hook(
             lambda _, inputs, name=name: begins(name, inputs)
         )
-        for name, _ in transfer.stages(model)
+        for name in names
     ]
     handles += [
         layer.register_forward_hook(lambda *call: ends(call[2])) for layer in model.modules()
@@ -101,3 +111,7 @@ def _watched(model: nn.Module, found: list[Stage]) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _convolves(part: nn.Module) -> bool:
+    return any(weight.dim() > 2 for weight in part.parameters())
