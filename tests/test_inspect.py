@@ -44,9 +44,9 @@ def network(name: str, side: int, channels: int = 3) -> nn.Module:
     return model.eval().requires_grad_(False)
 
 
-def subject(model: nn.Module, side: int, channels: int = 3) -> Subject:
+def subject(model: nn.Module, side: int, channels: int = 3, temperature: float = 1.0) -> Subject:
     preprocess = Preprocess(channels, side, 0, (0.4,) * channels, (0.2,) * channels)
-    return Subject(Path("runs/x"), model, preprocess, CLASSES, Config(), PLAIN)
+    return Subject(Path("runs/x"), model, preprocess, CLASSES, Config(), PLAIN, temperature)
 
 
 def image_set(number: int, side: int, channels: int = 3) -> ImageSet:
@@ -186,8 +186,8 @@ def test_of_equal_neighbours_the_first_comes_first() -> None:
 @pytest.mark.parametrize(("window", "stride"), [(4, 4), (5, 3), (7, 2), (16, 1)])
 def test_occlusion_is_captums(window: int, stride: int) -> None:
     model, image = network("compact", 16), torch.randn(3, 16, 16)
-    expected = Occlusion(lambda images: model(images).softmax(dim=1))
-    found = occlusion(subject(model, 16), image, window, stride)
+    expected = Occlusion(lambda images: (model(images) / 1.7).softmax(dim=1))
+    found = occlusion(subject(model, 16, temperature=1.7), image, window, stride)
     for k in range(len(CLASSES)):
         with torch.no_grad():
             shares = expected.attribute(

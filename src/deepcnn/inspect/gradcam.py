@@ -29,7 +29,7 @@ def draw_gradcam(subject: Subject, images: Sequence[str]) -> "Figure":
     tiles, names = [], []
     for name, image in zip(seen.names, seen.inputs, strict=True):
         stage, logits, heats = gradcam(subject.model, image[None], len(subject.classes))
-        shares = logits.softmax(dim=0)
+        shares = subject.probabilities(logits)
         tiles += beside(subject.shown(image[None])[0], torch.stack(list(heats.values())))
         names += [name, *(f"{subject.classes[k]} {shares[k]:.0%}" for k in heats)]
     columns = len(tiles) // len(seen.names)

@@ -36,7 +36,7 @@ def draw_occlusion(subject: Subject, images: Sequence[str]) -> "Figure":
     stride = max(1, (side - window) // STEPS)
     tiles, names = [], []
     for name, image in zip(seen.names, seen.inputs, strict=True):
-        shares = class_probabilities(subject, image[None])[0]
+        shares = subject.probabilities(subject.model(image[None]))[0]
         best = int(shares.argmax())
         fall = occlusion(subject, image, window, stride)[best]
         tiles += beside(subject.shown(image[None])[0], fall[None])
@@ -49,12 +49,6 @@ def draw_occlusion(subject: Subject, images: Sequence[str]) -> "Figure":
     )
 
 
-def class_probabilities(subject: Subject, inputs: Tensor) -> Tensor:
-    """Of images N C S S, N K on the CPU."""
-    logits: Tensor = subject.model(inputs)
-    return logits[:, : len(subject.classes)].softmax(dim=1).cpu()
-
-
 def occlusion(subject: Subject, image: Tensor, window: int, stride: int) -> Tensor:
     """How far the probability of each class falls, K S S, where an image C S S is covered.
 
@@ -62,7 +56,7 @@ def occlusion(subject: Subject, image: Tensor, window: int, stride: int) -> Tens
     squares that cover it.
     """
     side = image.shape[-1]
-    before = class_probabilities(subject, image[None])[0]
+    before = subject.probabilities(subject.model(image[None]))[0]
     starts = range(0, side - window + stride, stride)  # the last one may reach over the edge
     corners = [(top, left) for top in starts for left in starts]
     sums = torch.zeros(len(before), side, side)
@@ -73,7 +67,7 @@ def occlusion(subject: Subject, image: Tensor, window: int, stride: int) -> Tens
         covered = image.repeat(len(group), 1, 1, 1)
         for each, (top, left) in zip(covered, group, strict=True):
             each[:, top : top + window, left : left + window] = 0
-        falls = before - class_probabilities(subject, covered)
+        falls = before - subject.probabilities(subject.model(covered))
         for fall, (top, left) in zip(falls, group, strict=True):
             sums[:, top : top + window, left : left + window] += fall[:, None, None]
             counts[top : top + window, left : left + window] += 1

@@ -41,6 +41,7 @@ class Subject:
     classes: tuple[str, ...]
     config: Config
     policy: Policy
+    temperature: float = 1.0
 
     @property
     def name(self) -> str:
@@ -103,6 +104,10 @@ class Subject:
             raise DataError(f"{error}; give a picture, or the place of a test image") from error
         return path.name, preprocess(preprocess.frame(picture)[None])[0].to(self.policy.device)
 
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Of the classes, ... K on the CPU, as `deepcnn predict` tells them."""
+        return (logits.detach().cpu()[..., : len(self.classes)] / self.temperature).softmax(dim=-1)
+
     def shown(self, inputs: Tensor) -> Tensor:
         """Network inputs N C S S as pictures, 0 to 1, on the CPU: the normalisation undone."""
         scale = self.preprocess.mean, self.preprocess.std
@@ -117,4 +122,4 @@ def open_run(run: Path) -> Subject:
     policy.apply()
     config = from_dict(found.meta["config"], str(run))
     model = policy.place(found.model).eval().requires_grad_(False)
-    return Subject(run, model, found.preprocess, found.classes, config, policy)
+    return Subject(run, model, found.preprocess, found.classes, config, policy, found.temperature)
