@@ -473,7 +473,8 @@ def rows(text: str, first_word: str) -> list[str]:
 def test_commands_and_options_are_these(capsys: pytest.CaptureFixture[str]) -> None:
     found = {}
     for name in rows(help_of("", capsys), r"[a-z]\w*"):
-        parts = rows(help_of(name, capsys), r"[a-z]\w*") if name == "data" else [""]
+        has_parts = name in ("data", "inspect")
+        parts = rows(help_of(name, capsys), r"[a-z]\w*") if has_parts else [""]
         found |= {f"{name} {part}".strip(): "" for part in parts}
     for name in found:
         text = help_of(name, capsys)
