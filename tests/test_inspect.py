@@ -286,6 +286,20 @@ def test_patches_hold_their_boxes() -> None:
     np.testing.assert_allclose(squares.mean((1, 2, 3)) * 16**2, areas, rtol=1e-5)
 
 
+def test_a_peak_that_is_cut_off_has_the_box_of_its_place() -> None:
+    """The peaks of ReLU6 are where its gradient is 0."""
+    model, images = network("timm/mobilenetv2_100", 32), 20 * torch.randn(1, 3, 32, 32)
+    maps = dict(layers.with_maps(layers.walk(model, images)))["conv_stem"][0]
+    channel = int(maps.amax((1, 2)).argmax())
+    place = int(maps[channel].argmax())
+    assert maps.max() == 6
+    peaks = patches.Peaks(torch.tensor([channel]), torch.tensor([0]), torch.tensor([place]))
+    boxes = patches.receptive_boxes(model, images, peaks, "conv_stem", False)
+    row, column = (2 * each for each in divmod(place, 16))  # 3x3, of stride 2, padded by 1
+    expected = [max(0, row - 1), min(31, row + 1), max(0, column - 1), min(31, column + 1)]
+    assert boxes.tolist() == [expected]
+
+
 def test_behind_a_dead_unit_the_box_is_the_image() -> None:
     model = network("compact", 28, 1)
     peaks = patches.Peaks(torch.zeros(1).long(), torch.zeros(1).long(), torch.zeros(1).long())

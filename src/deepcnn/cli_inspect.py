@@ -23,7 +23,9 @@ views = App(
 
 @views.command
 def filters(run: Path, /, *, evolution: Flag = False, out: Path | None = None) -> None:
-    """Draw the filters of the first layer; with --evolution, how they came about. Examples:
+    """Draw the filters of the first layer; with --evolution, how they came about.
+
+    Examples:
 
     deepcnn inspect filters runs/fashion-mnist
     deepcnn inspect filters runs/fashion-mnist --evolution --out evolution.svg
@@ -54,10 +56,9 @@ def maps(
     layer: str | None = None,
     out: Path | None = None,
 ) -> None:
-    """Draw the feature maps of an image, stage by stage, or those of one layer. Examples:
+    """Draw the feature maps of an image, stage by stage, or those of one layer.
 
-    deepcnn inspect maps runs/fashion-mnist
-    deepcnn inspect maps runs/fashion-mnist shoe.png --layer stage1.conv
+    Example: deepcnn inspect maps runs/fashion-mnist shoe.png --layer stage1.conv
 
     Parameters
     ----------
@@ -86,10 +87,9 @@ def neighbours(
     out: Path | None = None,
     json: Flag = False,
 ) -> None:
-    """Draw the training images that are nearest to images in the last hidden layer. Examples:
+    """Draw the training images that are nearest to images in the last hidden layer.
 
-    deepcnn inspect neighbours runs/fashion-mnist
-    deepcnn inspect neighbours runs/fashion-mnist 3 17 shoe.png
+    Example: deepcnn inspect neighbours runs/fashion-mnist 3 17 shoe.png
 
     Parameters
     ----------
@@ -126,11 +126,9 @@ def separability(
 ) -> None:
     """Measure how separable the classes become with depth: a linear classifier on each stage.
 
-    It stands beside the same classifier on pixels and on HOG features, and beside the network
-    itself. Examples:
+    It stands beside the same on pixels and on HOG features, and the network itself.
 
-    deepcnn inspect separability runs/fashion-mnist
-    deepcnn inspect separability runs/fashion-mnist --sample 10000 --json
+    Example: deepcnn inspect separability runs/fashion-mnist --sample 10000 --json
 
     Parameters
     ----------
@@ -165,10 +163,9 @@ def occlusion(
     *images: str,
     out: Path | None = None,
 ) -> None:
-    """Draw where covering a part of an image makes the network less sure of its answer. Examples:
+    """Draw where covering a part of an image makes the network less sure of its answer.
 
-    deepcnn inspect occlusion runs/fashion-mnist
-    deepcnn inspect occlusion runs/photos ant.jpg bee.jpg
+    Example: deepcnn inspect occlusion runs/photos ant.jpg bee.jpg
 
     Parameters
     ----------
@@ -193,10 +190,9 @@ def gradcam(
     *images: str,
     out: Path | None = None,
 ) -> None:
-    """Draw which parts of an image speak for its likeliest classes, by Grad-CAM. Examples:
+    """Draw which parts of an image speak for its likeliest classes, by Grad-CAM.
 
-    deepcnn inspect gradcam runs/fashion-mnist
-    deepcnn inspect gradcam runs/photos ant.jpg bee.jpg
+    Example: deepcnn inspect gradcam runs/photos ant.jpg bee.jpg
 
     Parameters
     ----------
@@ -223,10 +219,9 @@ def patches(
     sample: int = 1_000,
     out: Path | None = None,
 ) -> None:
-    """Draw the parts of training images that excite the channels of a network most. Examples:
+    """Draw the parts of training images that excite the channels of a network most.
 
-    deepcnn inspect patches runs/fashion-mnist
-    deepcnn inspect patches runs/fashion-mnist --layer stage2.conv
+    Example: deepcnn inspect patches runs/fashion-mnist --layer stage2.conv
 
     Parameters
     ----------
@@ -255,10 +250,9 @@ def embedding(
     sample: int = 500,
     out: Path | None = None,
 ) -> None:
-    """Draw a map of test images by the last hidden layer: what looks alike to it is near. Examples:
+    """Draw a map of test images by the last hidden layer: what looks alike to it is near.
 
-    deepcnn inspect embedding runs/fashion-mnist
-    deepcnn inspect embedding runs/fashion-mnist --method tsne --sample 1000
+    Example: deepcnn inspect embedding runs/fashion-mnist --method tsne --sample 1000
 
     Parameters
     ----------

@@ -101,17 +101,17 @@ def _peaks(values: Tensor, places: Tensor, most: int) -> Peaks:
 def receptive_boxes(
     model: nn.Module, inputs: Tensor, peaks: Peaks, name: str, is_layer: bool
 ) -> Tensor:
-    """The parts of `inputs` P C S S that the peaks of a stage or layer depend on: P 4, first and
-    last row and first and last column, int64.
+    """The parts of `inputs` P C S S that the places of peaks depend on in the maps of a stage or
+    layer: P 4, first and last row and first and last column, int64.
 
-    A pixel counts if the gradient is not 0 there. One that nothing depends on is in no box; where
-    there is none at all, as behind a dead ReLU, the box is the whole image.
+    A pixel counts if the gradient of all channels there is not 0: that of one alone may be, where
+    its activation is cut off, as the peaks of ReLU6 are. Without any the box is the whole image.
     """
     inputs = inputs.clone().requires_grad_()
     with torch.enable_grad():
         maps = dict(_maps(model, inputs, name if is_layer else None))[name].flatten(2)
         rows = torch.arange(len(inputs), device=inputs.device)
-        values = maps[rows, peaks.channels.to(rows.device), peaks.places.to(rows.device)]
+        values = maps[rows, :, peaks.places.to(rows.device)]
         slopes = torch.autograd.grad(values.sum(), inputs)[0]
     counts = (slopes != 0).any(dim=1).cpu()
     counts |= ~counts.any(dim=(1, 2), keepdim=True)
