@@ -297,6 +297,12 @@ def test_what_cannot_be_read_is_passed_over(world: Path, tmp_path: Path) -> None
     assert list(kept(tmp_path / "run")) == [0, 1, 2]
 
 
+def test_a_run_without_epochs_has_no_evolution(tmp_path: Path) -> None:
+    settings = SMALL | {"data.name": str(write_images(tmp_path / "toy")), "train.epochs": 0}
+    train_here(settings, tmp_path / "run")
+    assert kept(tmp_path / "run") == {}
+
+
 def test_networks_without_convolutions_keep_nothing(world: Path) -> None:
     assert kept(world / "mlp") == {}
     assert ends(models.build("mlp", 3, 1, 12))[0] == ""

@@ -124,13 +124,13 @@ class Run:
         return self.policy.place(model)
 
     def keep_filters(self) -> None:
-        """Keep the weights of the first convolution as they are between two epochs."""
+        """Keep the weights of the first convolution as they are now, between two epochs."""
         state, epochs = self.state, self.config.train.epochs
         key = f"{ends(state.model)[0]}.weight"
-        is_due = state.epoch % math.ceil(epochs / MOST_EPOCHS) == 0 or state.epoch == epochs
-        is_between = state.step == self.updates(state.epoch)  # else a run goes on within one
+        every = max(1, math.ceil(epochs / MOST_EPOCHS))
+        is_due = state.epoch % every == 0 or state.epoch == epochs
         weights = state.final_weights()
-        if is_due and is_between and key in weights:
+        if is_due and key in weights:
             state.filters[state.epoch] = weights[key][:MOST_FILTERS].detach().cpu().clone()
 
     def record(self, **event: Any) -> None:

@@ -56,7 +56,8 @@ def fit(config: Config, folder: Path, cache: Path, accept_change: bool = False) 
 def train_epochs(run: Run, total: int) -> None:
     """Go through the epochs that are left, with a checkpoint after each."""
     images = run.source(run.splits.train)
-    run.keep_filters()
+    if run.state.step == 0:
+        run.keep_filters()
     measure_beginning(run)
     while run.state.epoch < run.config.train.epochs and not is_stale(run):
         train_epoch(run, images, total)
