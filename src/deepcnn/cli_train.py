@@ -74,10 +74,8 @@ def train(
     short = dict(zip(SHORT, (data, device, precision, device_policy, seed), strict=True))
     base = (recipe, look_up("recipe", recipe, RECIPES)())
     resolution = resolve(base, config, os.environ, _given(short) | settings)
-    if overfit is not None and out:
-        raise ConfigError("--overfit writes nothing, so there is no folder for --out: give one")
     if overfit is not None and not print_config:
-        return _overfit(resolution[0], overfit, json)
+        return _overfit(resolution[0], overfit, out, json)
     return _fit(resolution, out or Path("runs") / recipe, print_config, accept_change, json)
 
 
@@ -193,11 +191,13 @@ def _fit(
     return 0
 
 
-def _overfit(config: Config, number: int, json: bool) -> int:
+def _overfit(config: Config, number: int, out: Path | None, json: bool) -> int:
     """Learn some images by heart and print what was tried; 0 if they are known, 1 if not."""
     from deepcnn.by_heart import learn_by_heart, set_for_this
     from deepcnn.progress import say
 
+    if out:
+        raise ConfigError("--overfit writes nothing, so there is no folder for --out: give one")
     changed = (f"{key} {value}" for key, value in set_for_this(config, number).items())
     say(f"{config.model.name}, set for {number} images: {', '.join(changed)}; dropout stays")
     tried = []
