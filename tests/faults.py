@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from deepcnn import cli, curves, evaluate, files, models, runlog
+from deepcnn import cli, curves, evaluate, files, finish, models, runlog
 from deepcnn.config import Config
 from deepcnn.data import catalog
 from deepcnn.data.loader import Source
@@ -142,10 +142,13 @@ def train_here(settings: Mapping[str, object], run: Path, accept_change: bool = 
 
 @contextmanager
 def prepared() -> Iterator[None]:
-    """Know the small network, and save time: draw no picture, and do not ask git for the commit."""
+    """Know the small network, and save time: draw no picture, write no report, and do not ask git
+    for the commit.
+    """
     with (
         mock.patch.dict(models.MODELS, {"mini": MINI}),
         mock.patch.object(curves, "learning_curve", no_picture),
+        mock.patch.object(finish, "write_report", no_report),
         mock.patch.object(runlog, "_commit", lambda: None),
     ):
         yield
@@ -153,6 +156,10 @@ def prepared() -> Iterator[None]:
 
 def no_picture(_events: object, path: Path) -> None:
     files.replace_file(path, b"no picture")
+
+
+def no_report(run: Path, *_: object) -> None:
+    files.replace_file(run / "report.html", b"no report")
 
 
 @contextmanager
@@ -429,6 +436,7 @@ def serve(channel: socket.socket) -> None:
     """Fork a keeper for every connection that is handed over, until the channel closes."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for keepers
     models.MODELS["mini"] = MINI
+    finish.write_report = no_report
     warm_up()
     while True:
         _, descriptors, _, _ = socket.recv_fds(channel, 1, 1)

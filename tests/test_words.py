@@ -81,6 +81,7 @@ def test_a_result_in_words(folder: str, quoted: str) -> None:
         "training time  1 min 21 s",
         f"run folder     {folder}/",
         f"picture        {folder}/learning-curve.png",
+        f"report         {folder}/report.html",
         f"next           deepcnn evaluate {quoted}",
     ]
 

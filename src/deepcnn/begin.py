@@ -49,7 +49,7 @@ def begin(config: Config, folder: Path, cache: Path, accept_change: bool) -> Run
     preflight.check_fit(config, splits)
     preflight.check_model(config, splits)
     interrupt.check()
-    fingerprint = splits.fingerprint()
+    fingerprint, seen = splits.fingerprint(), glance(splits.parts(), config.data.name)
     if begun:
         policy, then, fingerprint_then = runlog.recorded_conditions(folder)
         choice = Choice(policy.under(config.hardware), "recorded", {})
@@ -57,7 +57,7 @@ def begin(config: Config, folder: Path, cache: Path, accept_change: bool) -> Run
         now = {**machine(choice.policy.device), "images": fingerprint[:12]}
         changes += _changed_conditions(folder, then, now, accept_change)
     else:
-        for line in glance(splits.parts(), config.data.name):
+        for line in seen:
             display.say(line)
         preflight.check_weights(config, splits)
         choice = choice_for(config, splits, cache, display)
@@ -90,6 +90,7 @@ def begin(config: Config, folder: Path, cache: Path, accept_change: bool) -> Run
             "accepted_changes": changes,
         }
         conditions = {"machine": machine(policy.device), "data_fingerprint": fingerprint}
+        facts["data"] = {**splits.facts(), "glance": seen}
         runlog.begin(folder, config, facts | conditions)
     return run
 

@@ -53,6 +53,25 @@ def judged(logits: Tensor, labels: Tensor, temperature: float = 1.0) -> tuple[Te
     return sure[order], correct[order]
 
 
+def surest_mistakes(
+    logits: Tensor, labels: Tensor, temperature: float, number: int
+) -> tuple[Tensor, Tensor]:
+    """Up to `number` wrong answers with the highest confidence: images and these confidences."""
+    sure = confidence(logits, temperature)
+    wrong = (answers(logits) != labels).nonzero()[:, 0]
+    chosen = wrong[sure[wrong].argsort(descending=True, stable=True)][:number]
+    return chosen, sure[chosen]
+
+
+def nearest_boundary(logits: Tensor, number: int) -> Tensor:
+    """Up to `number` images whose two highest logits differ least: between two classes."""
+    answered = (answers(logits) >= 0).nonzero()[:, 0]
+    if logits.shape[1] < 2:
+        return answered[:0]
+    first, second = logits[answered].double().topk(2, dim=1).values.unbind(dim=1)
+    return answered[(first - second).argsort(stable=True)][:number]
+
+
 def reliability(sure: Tensor, correct: Tensor, num_bins: int = NUM_BINS) -> list[Bin]:
     """Bins with as many images each, give or take one, from what `judged` gives.
 

@@ -29,6 +29,7 @@ def train(
     device_policy: str | None = None,
     seed: str | None = None,
     overfit: int | None = None,
+    live: Flag = False,
     print_config: Flag = False,
     accept_change: Flag = False,
     json: Flag = False,
@@ -64,6 +65,8 @@ def train(
         Short for --train.seed.
     overfit
         Only learn so many images by heart, such as 50, and write nothing; 1 if it cannot.
+    live
+        Write RUN/report.html anew after each epoch; a browser that shows it follows.
     print_config
         Print the settings, with where each comes from, and stop.
     accept_change
@@ -76,7 +79,7 @@ def train(
     resolution = resolve(base, config, os.environ, _given(short) | settings)
     if overfit is not None and not print_config:
         return _overfit(resolution[0], overfit, out, json)
-    return _fit(resolution, out or Path("runs") / recipe, print_config, accept_change, json)
+    return _fit(resolution, out or Path("runs") / recipe, print_config, accept_change, live, json)
 
 
 def finetune(
@@ -91,6 +94,7 @@ def finetune(
     class_weights: Flag = False,
     seed: str | None = None,
     out: Path | None = None,
+    live: Flag = False,
     print_config: Flag = False,
     accept_change: Flag = False,
     json: Flag = False,
@@ -129,6 +133,8 @@ def finetune(
         Short for --train.seed.
     out
         Run folder; default runs/finetune-DATA.
+    live
+        Write RUN/report.html anew after each epoch; a browser that shows it follows.
     print_config
         Print the settings and stop.
     accept_change
@@ -154,7 +160,7 @@ def finetune(
     else:
         base = ("finetune", plan(data, model, weights))
     resolution = resolve(base, None, os.environ, _given(short) | settings)
-    _fit(resolution, folder, print_config, accept_change, json)
+    _fit(resolution, folder, print_config, accept_change, live, json)
 
 
 def _given(short: dict[str, str | None]) -> dict[str, str]:
@@ -167,6 +173,7 @@ def _fit(
     folder: Path,
     print_config: bool,
     accept_change: bool,
+    live: bool,
     json: bool,
 ) -> int:
     """Train and print what came of it, or print the settings only."""
@@ -178,7 +185,7 @@ def _fit(
     from deepcnn.words import result_in_words
 
     try:
-        facts = fit(config, folder, cache_folder(), accept_change)
+        facts = fit(config, folder, cache_folder(), accept_change, live)
     except Interrupted as stop:
         command = f"{_program()} {shlex.join(sys.argv[1:])}"
         message = f"{stop}; continue with: {command}"

@@ -119,6 +119,11 @@ def over_seeds(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def in_words(found: dict[str, Any]) -> str:
     """The comparison for a person."""
+    return "\n".join([table(cells(found)), "", *sentences(found)])
+
+
+def cells(found: dict[str, Any]) -> list[list[str]]:
+    """The runs in rows, below a row of headings."""
     rows = [["run", "network", "accuracy", "95 % interval", "loss", "calibration error", "time",
              "parameters", "multiply-adds", "memory"]]  # fmt: skip
     for row in found["runs"]:
@@ -130,15 +135,20 @@ def in_words(found: dict[str, Any]) -> str:
             duration(row["seconds"]), f"{row['parameters']:,}", f"{row['multiply_adds']:,}",
             "-" if row["peak_memory"] is None else f"{row['peak_memory'] / 1e6:,.0f} MB",
         ])  # fmt: skip
-    lines = [table(rows), ""]
+    return rows
+
+
+def sentences(found: dict[str, Any]) -> list[str]:
+    """What can be said of the differences."""
+    lines = []
     for each in found["over_seeds"]:
         changed = ", ".join(
             f"{name} {value} instead of {each['against'][name]}"
             for name, value in each["settings"].items()
         )
         lines.append(f"{changed}, {each['n']} seeds: {_difference(each)}")
-    if found["over_seeds"]:
-        return "\n".join(lines)
+    if lines:
+        return lines
     for each in found["on_images"]:
         start = f"{each['run']} against {each['against']}"
         if "not_compared" in each:
@@ -149,7 +159,7 @@ def in_words(found: dict[str, Any]) -> str:
             f"{each['only_second']:,} right that were wrong, {each['only_first']:,} the other way"
         )
     lines.append("Images tell one model from another; one recipe from another, only several seeds.")
-    return "\n".join(lines)
+    return lines
 
 
 def _difference(each: dict[str, Any]) -> str:

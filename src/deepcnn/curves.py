@@ -14,8 +14,8 @@ def learning_curve(events: Events, path: Path) -> None:
 
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     loss_axes, accuracy_axes = figure.subplots(1, 2)
-    _draw_loss(loss_axes, events)
-    _draw_accuracies(accuracy_axes, events)
+    draw_loss(loss_axes, events)
+    draw_accuracies(accuracy_axes, events)
     save_picture(figure, path)
 
 
@@ -31,7 +31,8 @@ def save_picture(figure: Any, path: Path) -> None:
     replace_file(path, buffer.getvalue())
 
 
-def _draw_loss(axes: Any, events: Events) -> None:
+def draw_loss(axes: Any, events: Events) -> None:
+    """The loss of batches, and its moving average."""
     steps = [event for event in events if event["event"] == "step"]
     numbers = [event["step"] for event in steps]
     axes.plot(numbers, [event["loss"] for event in steps], color="0.8", label="of a batch")
@@ -40,7 +41,8 @@ def _draw_loss(axes: Any, events: Events) -> None:
     axes.legend()
 
 
-def _draw_accuracies(axes: Any, events: Events) -> None:
+def draw_accuracies(axes: Any, events: Events) -> None:
+    """Accuracies after each epoch, and that of the test set with its interval."""
     epochs = [event for event in events if event["event"] == "epoch"]
     for name in ("train", "validation", "test"):
         points = [(e["epoch"], e[f"{name}_accuracy"]) for e in epochs if f"{name}_accuracy" in e]

@@ -133,10 +133,10 @@ def mistakes(result: Predictions, images: ImageSet, temperature: float) -> list[
     """The wrong answers that the network was surest of: each with its image (from 0) and, where it
     has one, its file.
     """
-    confidence = calibration.confidence(result.logits, temperature)
+    surest, confidence = calibration.surest_mistakes(
+        result.logits, result.labels, temperature, SUREST
+    )
     predicted = metrics.answers(result.logits)
-    wrong = (predicted != result.labels).nonzero()[:, 0]
-    surest = wrong[confidence[wrong].argsort(descending=True, stable=True)][:SUREST].tolist()
     files = images.images if isinstance(images.images, Photos) else None
     return [
         {
@@ -144,9 +144,9 @@ def mistakes(result: Predictions, images: ImageSet, temperature: float) -> list[
             "file": files.name(index) if files else None,
             "label": images.classes[result.labels[index]],
             "answer": images.classes[answer] if (answer := int(predicted[index])) >= 0 else None,
-            "confidence": float(confidence[index]),
+            "confidence": sure,
         }
-        for index in surest
+        for index, sure in zip(surest.tolist(), confidence.tolist(), strict=True)
     ]
 
 

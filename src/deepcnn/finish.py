@@ -13,6 +13,8 @@ from deepcnn.files import Damaged
 from deepcnn.models import transfer
 from deepcnn.predictions import FILE, Predictions
 from deepcnn.predictions import keep as keep_predictions
+from deepcnn.report.document import FILE as REPORT
+from deepcnn.report.document import write_report
 from deepcnn.run import Run
 
 
@@ -58,7 +60,17 @@ def finish(run: Run) -> dict[str, Any]:
     except OSError as error:
         raise _no_room(run.folder / FILE, error) from error
     _save_model(run, facts)
+    report(run)
     return facts
+
+
+def report(run: Run, live: bool = False) -> None:
+    """Write the page of the run, as far as it has got; what goes wrong with that spoils nothing."""
+    try:
+        write_report(run.folder, run.splits.test, live)
+    except Exception as error:  # what it tells of is safe, and it can be written at any time
+        reason = error.strerror if isinstance(error, OSError) else error
+        run.warn(f"cannot write {run.folder / REPORT}: {reason}")
 
 
 def keep_best(run: Run) -> None:

@@ -96,12 +96,35 @@ def recorded_config(run: Path) -> Config:
 
 def recorded_conditions(run: Path) -> tuple[Policy, dict[str, Any], str]:
     """The device policy, machine and data fingerprint that a run was begun with."""
-    path = run / "environment.json"
-    facts = _read_json(path)
+    path, facts = run / "environment.json", recorded_environment(run)
     try:
         return Policy(**facts["policy"]), dict(facts["machine"]), str(facts["data_fingerprint"])
     except (LookupError, TypeError, ValueError) as error:
         raise _not_ours(path, error) from error
+
+
+def recorded_environment(run: Path) -> dict[str, Any]:
+    """Where and how a run was begun; RunError if it cannot be read."""
+    path = run / "environment.json"
+    try:
+        return dict(_read_json(path))
+    except (TypeError, ValueError) as error:
+        raise _not_ours(path, error) from error
+
+
+def recorded_events(run: Path) -> list[dict[str, Any]]:
+    """The events so far, none before the first; RunError if they cannot be read."""
+    path = run / "events.jsonl"
+    try:
+        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        # A line that does not end yet is being written by a run still going.
+        events = [json.loads(line) for line in lines if line.endswith(b"\n")]
+    except (OSError, ValueError) as error:
+        raise _not_ours(path, error) from error
+    for each in events:
+        if not isinstance(each, dict) or "event" not in each:
+            raise _not_ours(path, TypeError(f"{each!r:.80} is no event"))
+    return events
 
 
 def _read_json(path: Path) -> Any:
@@ -113,8 +136,8 @@ def _read_json(path: Path) -> Any:
 
 def _not_ours(path: Path, error: Exception) -> RunError:
     return RunError(
-        f"{path} is not what `deepcnn train` wrote ({error}): give another --out, or remove "
-        f"{path.parent} to begin anew"
+        f"{path} is not what `deepcnn train` wrote ({error}): restore a copy, or train again into "
+        "another folder"
     )
 
 

@@ -26,7 +26,7 @@ from deepcnn.data.loader import Batch, Source, epoch_batches
 from deepcnn.device import mix
 from deepcnn.errors import DeepcnnError, Interrupted, NonFiniteError
 from deepcnn.evaluate import predictions
-from deepcnn.finish import finish
+from deepcnn.finish import finish, report
 from deepcnn.optim import l1_norm, lr_factor, set_lr, update_average
 from deepcnn.run import Run
 
@@ -34,18 +34,21 @@ EVENTS_PER_RUN = 200  # points of the learning curve within epochs
 SMOOTHING = 0.01  # weight of the newest loss in the moving average: text 000
 
 
-def fit(config: Config, folder: Path, cache: Path, accept_change: bool = False) -> dict[str, Any]:
+def fit(
+    config: Config, folder: Path, cache: Path, accept_change: bool = False, live: bool = False
+) -> dict[str, Any]:
     """Train as `config` says into the run folder, or continue what was begun there.
 
-    Returns the facts of the finished model. Raises RunError if the folder cannot be used for
-    this, Interrupted after a checkpoint when a signal asked to stop, NonFiniteError, SaveError.
+    With `live`, its report is written anew after each epoch. Returns the facts of the finished
+    model. Raises RunError if the folder cannot be used for this, Interrupted after a checkpoint
+    when a signal asked to stop, NonFiniteError, SaveError.
     """
     with runlog.opened(folder), _memory_explained(config):
         run = begin(config, folder, cache, accept_change)
         total = run.updates(config.train.epochs)
         try:
             with run.display.following(run.state.step, total):
-                train_epochs(run, total)
+                train_epochs(run, total, live)
                 return finish(run)
         except Interrupted as stop:
             run.save()
@@ -53,17 +56,21 @@ def fit(config: Config, folder: Path, cache: Path, accept_change: bool = False) 
             raise Interrupted(message, stop.signal_number) from stop
 
 
-def train_epochs(run: Run, total: int) -> None:
-    """Go through the epochs that are left, with a checkpoint after each."""
+def train_epochs(run: Run, total: int, live: bool = False) -> None:
+    """Go through the epochs that are left, with a checkpoint after each; `live`: and a report."""
     images = run.source(run.splits.train)
     if run.state.step == 0:
         run.keep_filters()
     measure_beginning(run)
+    if live:
+        report(run, live)
     while run.state.epoch < run.config.train.epochs and not is_stale(run):
         train_epoch(run, images, total)
         end_epoch(run)
         run.keep_filters()
         run.save()
+        if live:
+            report(run, live)
 
 
 def measure_beginning(run: Run) -> None:

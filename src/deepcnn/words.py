@@ -31,6 +31,7 @@ def result_in_words(folder: Path, facts: dict[str, Any], program: str = "deepcnn
         f"training time  {duration(facts['seconds'])}",
         f"run folder     {folder}{os.sep}",
         f"picture        {folder / 'learning-curve.png'}",
+        f"report         {folder / 'report.html'}",
         f"next           {program} evaluate {shlex.quote(str(folder))}",
     ])  # fmt: skip
 

@@ -1,20 +1,14 @@
 """How the doctor's report is told: in words, and as a page with pictures."""
 
-import base64
-import io
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from deepcnn.data.findings import KINDS, SEVERITIES, Finding, Picture, Report
 from deepcnn.data.images import ImageSet
-from deepcnn.data.photos import Photos
-from deepcnn.errors import ImageError
+from deepcnn.data.show import miniature
 
 SHOWN = 10  # examples of a finding
 MATES = 4  # pictures shown of those that belong together
-THUMBNAIL = 96  # pixels, longest side
 
 
 def in_words(report: Report) -> str:
@@ -44,7 +38,7 @@ def as_html(report: Report, sets: Mapping[str, ImageSet], title: str) -> str:
             "meaning": KINDS[finding.kind].meaning,
             "facts": [printable(fact) for fact in finding.facts[:SHOWN]],
             "cases": [
-                [(_thumbnail(picture, sets), *_caption(picture)) for picture in case[:MATES]]
+                [(_small(picture, sets), *_caption(picture)) for picture in case[:MATES]]
                 for case in finding.cases[:SHOWN]
             ],
             "more": max(0, finding.count - SHOWN),
@@ -110,24 +104,6 @@ def _caption(picture: Picture) -> tuple[str, str]:
     return f"{where}{label}", printable(picture.fact)
 
 
-def _thumbnail(picture: Picture, sets: Mapping[str, ImageSet]) -> str:
-    """A small PNG as a data address; empty where there are no pixels."""
-    from PIL import Image
-
-    if picture.position < 0:
-        return ""
-    images = sets[picture.split].images
-    try:
-        pixels = (
-            images.pixels(picture.position).numpy()
-            if isinstance(images, Photos)
-            else images[picture.position]
-        )
-    except ImageError:  # it was there a moment ago
-        return ""
-    rows = np.ascontiguousarray(pixels.transpose(1, 2, 0))
-    small = Image.fromarray(rows[:, :, 0] if rows.shape[2] == 1 else rows)
-    small.thumbnail((THUMBNAIL, THUMBNAIL))
-    content = io.BytesIO()
-    small.save(content, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
+def _small(picture: Picture, sets: Mapping[str, ImageSet]) -> str:
+    """Its miniature; empty where there are no pixels."""
+    return miniature(sets[picture.split], picture.position) if picture.position >= 0 else ""

@@ -3,7 +3,9 @@
 N images, C channels, H rows, W columns, K classes; all lengths in pixels.
 """
 
+import base64
 import functools
+import io
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +15,7 @@ from numpy.typing import NDArray
 
 from deepcnn.data.images import ImageSet
 from deepcnn.data.photos import Photos
-from deepcnn.errors import DataError
+from deepcnn.errors import DataError, ImageError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont
 
 THUMBNAIL = 64  # largest side of a picture
+MINIATURE = 96  # the same on pages
 GAP = 4  # between pictures and between rows
 MARGIN = 24  # around the sheet and between its columns
 TITLE_HEIGHT = 48
@@ -111,6 +114,25 @@ def as_picture(pixels: NDArray[np.uint8]) -> "Image":
 
     rgb = np.broadcast_to(pixels, (3, *pixels.shape[1:])).transpose(1, 2, 0)  # H W C
     return Image.fromarray(np.ascontiguousarray(rgb))
+
+
+def miniature(images: ImageSet, position: int) -> str:
+    """A small picture for a page, as `data_address` gives it; empty where it cannot be read."""
+    photos = images.images
+    try:
+        pixels = photos.pixels(position).numpy() if isinstance(photos, Photos) else photos[position]
+    except ImageError:  # it was there a moment ago
+        return ""
+    picture = as_picture(pixels)
+    picture.thumbnail((MINIATURE, MINIATURE))
+    return data_address(picture.convert("L") if len(pixels) == 1 else picture)
+
+
+def data_address(picture: "Image") -> str:
+    """A picture as a PNG within its own address, which a page can hold."""
+    content = io.BytesIO()
+    picture.save(content, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
 
 
 def write_line(sheet: "Image", text: str, left: int, baseline: int, width: int) -> None:

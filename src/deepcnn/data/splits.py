@@ -4,7 +4,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,15 @@ class Splits:
         """SHA-256 that is equal when all images, their labels and their division are."""
         each = {name: images.fingerprint() for name, images in self.parts().items()}
         return hashlib.sha256(repr(each).encode()).hexdigest()
+
+    def facts(self) -> dict[str, Any]:
+        """What is written down of them: how many, of which classes, and what a network gets."""
+        side = self.preprocess.input_size
+        return {
+            "images": {name: len(images) for name, images in self.parts().items()},
+            "classes": self.train.classes,
+            "input": [self.preprocess.channels, side, side],
+        }
 
 
 def load_splits(data: Data, seed: int, report: Callable[[str], None] = say) -> Splits:

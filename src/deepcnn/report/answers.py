@@ -1,0 +1,122 @@
+"""The answers of a finished run to its test images: by class, the confusions, and single images."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deepcnn import calibration, metrics
+from deepcnn.data.images import ImageSet
+from deepcnn.data.photos import Photos
+from deepcnn.data.show import miniature
+from deepcnn.predictions import Predictions
+from deepcnn.report import figures
+from deepcnn.report.gather import Record
+
+SHOWN = 20  # images of a gallery
+PAIRS = 12  # of the classes that are confused most often
+IN_CELLS = 20  # classes, at most, whose confusions are a table; of more they are a picture
+SHADES = 9
+
+Context = dict[str, Any]
+
+
+def rows_of_classes(rows: Iterable[Mapping[str, Any]]) -> list[Context]:
+    """How each class fares, with the interval of its recall."""
+    return [
+        {
+            "name": row["name"],
+            "num_images": row["num_images"],
+            "interval": metrics.wilson_interval(row["correct"], row["num_images"])
+            if row["num_images"]
+            else None,
+            **{name: row.get(name) for name in ("recall", "precision", "f1")},
+        }
+        for row in rows
+    ]
+
+
+def confusion(record: Record) -> Context | None:
+    """Labels against answers; None where no answers are kept."""
+    if not (said := record.answers.get("test")):
+        return None
+    matrix = metrics.confusion_matrix(said.logits, said.labels)
+    few = len(matrix) <= IN_CELLS
+    return {
+        "classes": record.classes,
+        "cells": [list(map(_shaded, row, *_of(matrix, i))) for i, row in enumerate(matrix.tolist())]
+        if few
+        else [],
+        "picture": "" if few else figures.confusion(matrix),
+        "pairs": _pairs(matrix, record.classes),
+    }
+
+
+def _of(matrix: Tensor, label: int) -> tuple[list[int], list[bool]]:
+    """For each cell of a row: the images of the label, and whether the answer is right."""
+    number = len(matrix)
+    return [int(matrix[label].sum())] * number, [label == answer for answer in range(number)]
+
+
+def _shaded(count: int, total: int, right: bool) -> tuple[int, str]:
+    """A count with the name of its shade."""
+    # By the square root, or a share of some hundredths would look like nothing.
+    shade = round(SHADES * (count / total) ** 0.5) if total else 0
+    return count, f"{'right' if right else 'wrong'}-{shade}"
+
+
+def _pairs(matrix: Tensor, classes: tuple[str, ...]) -> list[Context]:
+    """The confusions that happen most often."""
+    wrong = matrix.clone().fill_diagonal_(0).flatten()
+    order = wrong.argsort(descending=True, stable=True)[:PAIRS].tolist()
+    totals = matrix.sum(dim=1).tolist()
+    cells = [(divmod(cell, len(matrix)), int(wrong[cell])) for cell in order if wrong[cell]]
+    return [
+        {
+            "label": classes[label],
+            "answer": classes[answer],
+            "count": count,
+            "share": count / totals[label],
+        }
+        for (label, answer), count in cells
+    ]
+
+
+def gallery(record: Record, images: ImageSet | str) -> list[Context]:
+    """The surest mistakes, and the images that lie nearest to a boundary between two classes."""
+    if not record.finished or not (said := record.answers.get("test")):
+        return []
+    temperature = record.finished.temperature
+    surest, _ = calibration.surest_mistakes(said.logits, said.labels, temperature, SHOWN)
+    nearest = calibration.nearest_boundary(said.logits, SHOWN)
+    parts = (
+        ("Surest mistakes", "Wrong answers that the network was surest of. "
+         "Look at their labels too: some may be wrong.", surest),
+        ("Near a boundary", "Images of which it could hardly say which of two classes they are.",
+         nearest),
+    )  # fmt: skip
+    return [
+        {
+            "title": title,
+            "text": text,
+            "cards": [_card(said, record, images, index) for index in chosen.tolist()],
+        }
+        for title, text, chosen in parts
+        if len(chosen)
+    ]
+
+
+def _card(said: Predictions, record: Record, images: ImageSet | str, index: int) -> Context:
+    """One image with its label and what the network said of it."""
+    assert record.finished
+    shares = (said.logits[index].double() / record.finished.temperature).softmax(dim=0)
+    order = shares.argsort(descending=True, stable=True)[:2].tolist()
+    answered = bool(torch.isfinite(said.logits[index]).all())
+    photos = None if isinstance(images, str) else images.images
+    return {
+        "source": "" if isinstance(images, str) else miniature(images, index),
+        "where": photos.name(index) if isinstance(photos, Photos) else f"test image {index}",
+        "label": record.classes[said.labels[index]],
+        "answers": [(record.classes[each], float(shares[each])) for each in order if answered],
+    }
