@@ -59,6 +59,6 @@ def draw_accuracies(axes: Any, events: Events) -> None:
             fmt="s", color="black", capsize=4, label=f"test, weights kept: {accuracy:.2%}",
         )  # fmt: skip
     axes.set(xlabel="epoch", title="Accuracy")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     if axes.get_legend_handles_labels()[0]:  # a legend of nothing makes matplotlib warn
         axes.legend(loc="lower right")

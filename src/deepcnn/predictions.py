@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import safetensors
 import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
@@ -51,13 +50,14 @@ def kept(run: Path) -> dict[str, Predictions]:
     """The predictions of a run by the name of their split; RunError if they cannot be read."""
     path = run / FILE
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            return {
-                name: Predictions(
-                    file.get_tensor(f"{name}.logits"), file.get_tensor(f"{name}.labels"), images
-                )
-                for name, images in json.loads(file.metadata()["images"]).items()
-            }
+        # Not by its name, which the library takes for UTF-8.
+        content = path.read_bytes()
+        tensors = safetensors.torch.load(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        return {
+            name: Predictions(tensors[f"{name}.logits"], tensors[f"{name}.labels"], images)
+            for name, images in json.loads(header["__metadata__"]["images"]).items()
+        }
     except (LookupError, OSError, SafetensorError, TypeError, ValueError) as error:
         raise RunError(
             f"{path}, where a finished run keeps its answers, cannot be read: {error}. "

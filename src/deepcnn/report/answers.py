@@ -1,6 +1,8 @@
 """The answers of a finished run to its test images: by class, the confusions, and single images."""
 
+import os
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -113,10 +115,19 @@ def _card(said: Predictions, record: Record, images: ImageSet | str, index: int)
     shares = (said.logits[index].double() / record.finished.temperature).softmax(dim=0)
     order = shares.argsort(descending=True, stable=True)[:2].tolist()
     answered = bool(torch.isfinite(said.logits[index]).all())
-    photos = None if isinstance(images, str) else images.images
     return {
         "source": "" if isinstance(images, str) else miniature(images, index),
-        "where": photos.name(index) if isinstance(photos, Photos) else f"test image {index}",
+        "where": _where(images, index, record.config.data.name),
         "label": record.classes[said.labels[index]],
         "answers": [(record.classes[each], float(shares[each])) for each in order if answered],
     }
+
+
+def _where(images: ImageSet | str, index: int, data: str) -> str:
+    """The file of an image within its data set, or else its place."""
+    photos = None if isinstance(images, str) else images.images
+    if not isinstance(photos, Photos):
+        return f"test image {index}"
+    folder = Path(data).expanduser()
+    folder = folder if folder.is_dir() else folder.parent
+    return photos.name(index).removeprefix(f"{folder}{os.sep}")

@@ -47,8 +47,8 @@ def accuracies_of_runs(runs: Sequence[tuple[str, Events]]) -> str:
             numbers = [epoch["epoch"] for epoch in epochs]
             axes.plot(numbers, values, marker="o", markersize=3, label=f"{letter}: {name}")
         axes.set(xlabel="epoch", title="Accuracy")
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.legend(loc="lower right")
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+        axes.legend()
 
     return _drawn(draw)
 

@@ -4,6 +4,7 @@ Names of classes and files, settings and messages are data. All that the templat
 through `shown`, and is then escaped.
 """
 
+import functools
 import hashlib
 import shlex
 from base64 import b64encode
@@ -14,7 +15,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from deepcnn import calibration, cost, models
+from deepcnn import calibration, cost, metrics, models
 from deepcnn.config import Config
 from deepcnn.data.doctor_report import printable
 from deepcnn.data.images import ImageSet
@@ -62,7 +63,13 @@ def rendered(template: str, **context: Any) -> str:
 
     The policy in its head names that script and the style by their hashes, and allows no address.
     """
-    environment = Environment(
+    return environment().get_template(template).render(**context)
+
+
+@functools.cache
+def environment() -> Environment:
+    """What the templates are filled in by, with the style, script and policy of all pages."""
+    made = Environment(
         loader=PackageLoader("deepcnn.report"),
         autoescape=True,
         undefined=StrictUndefined,
@@ -70,25 +77,23 @@ def rendered(template: str, **context: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "duration": duration}
+    made.filters |= {"percent": percent}
     folder = files("deepcnn.report") / "templates"
-    own = {
-        name: (folder / name).read_text(encoding="utf-8") for name in ("report.css", "report.js")
-    }
-    hashes = {
-        name: f"'sha256-{b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-        for name, text in own.items()
-    }
+    style, script = (
+        (folder / name).read_text(encoding="utf-8") for name in ("report.css", "report.js")
+    )
     policy = (
-        f"default-src 'none'; img-src data:; style-src {hashes['report.css']}; "
-        f"script-src {hashes['report.js']}; base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; img-src data:; style-src {_hash(style)}; "
+        f"script-src {_hash(script)}; base-uri 'none'; form-action 'none'"
     )
-    return environment.get_template(template).render(
-        policy=Markup(policy),
-        style=Markup(own["report.css"]),
-        script=Markup(own["report.js"]),
-        **context,
-    )
+    made.globals |= {
+        "style": Markup(style), "script": Markup(script), "policy": Markup(policy),
+    }  # fmt: skip
+    return made
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 def shown(value: Any) -> Any:
@@ -121,8 +126,8 @@ def headline(record: Record) -> str:
     config = record.config
     text = f"{config.model.name} on {config.data.name}"
     if record.finished:
-        return f"{text}, {len(record.epochs)} epochs"
-    return f"{text}: not finished, {len(record.epochs)} of {config.train.epochs} epochs are done"
+        return f"{text}, epochs: {len(record.epochs)}"
+    return f"{text}: not finished, epochs done: {len(record.epochs)} of {config.train.epochs}"
 
 
 def missing(record: Record, images: ImageSet | str) -> list[str]:
@@ -135,7 +140,9 @@ def missing(record: Record, images: ImageSet | str) -> list[str]:
     notes = []
     if not record.answers:
         notes.append("No answers are kept, so confusions and mistakes are not known.")
-    elif isinstance(images, str):
+    elif number := int((metrics.answers(record.answers["test"].logits) < 0).sum()):
+        notes.append(f"No answer, for not every logit was finite, to test images: {number:,}.")
+    if record.answers and isinstance(images, str):
         notes.append(f"Without pictures: {images}.")
     if not record.finished.meta.get("validation"):
         notes.append("No images were held out, so no temperature was fitted.")
@@ -245,7 +252,7 @@ def cost_of(record: Record) -> list[tuple[str, str]]:
         rows += [
             ("parameters", f"{models.num_parameters(network):,}"),
             ("multiply-adds of an image", f"{cost.multiply_adds(layers):,}"),
-            ("activations of an image", f"{kept / 1e6:,.2f} MB in fp32"),
+            ("activations of an image", f"{kept:,} bytes in fp32"),
         ]
     if record.finished and (peak := record.finished.meta.get("peak_memory")):
         rows.append(("most memory", f"{peak / 1e6:,.0f} MB"))
