@@ -41,11 +41,12 @@ COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:3\d|4\d|9\d|10\d)(?:;\d+)*m")
 COMMANDS = {
     "bench": "WHAT --network --recipe --seeds --rounds --root --json",
     "train": "RECIPE --data --out --config --device --precision --device-policy --seed --overfit "
-    "--print-config --accept-change --json",
+    "--live --print-config --accept-change --json",
     "diagnose": "WHAT --data --plot --json",
     "evaluate": "RUN --split --data --root --views --accuracy --coverage --device --json",
     "compare": "RUNS --json",
     "sweep": "RECIPE --seeds --grid --out --json",
+    "report": "RUNS --out",
     "predict": "RUN IMAGES --top --at-least --json",
     "recipes": "NAME",
     "models": "NAME --input --classes --svg --json",
@@ -64,7 +65,7 @@ COMMANDS = {
     "inspect patches": "RUN --layer --sample --out",
     "inspect embedding": "RUN --method --sample --out",
     "finetune": "DATA --model --weights --probe-only --freeze --unfreeze-at --class-weights --seed "
-    "--out --print-config --accept-change --json",
+    "--out --live --print-config --accept-change --json",
 }
 
 
@@ -254,6 +255,13 @@ BAD_REQUESTS = [
     ("sweep --grid optim.lr", r"--grid 'optim\.lr' is not SECTION\.FIELD=VALUE,VALUE"),
     ("evaluate run --device tpu", r"unknown device 'tpu', expected auto"),
     ("evaluate run --optim.lr 1", r"--optim\.lr is a setting of training: of `deepcnn train`, "),
+    ("report", r"no run given: deepcnn report RUN"),
+    ("report nowhere", r"nowhere does not exist; expected a run folder made by `deepcnn train`"),
+    ("report file", r"file holds no run; expected a folder made by `deepcnn train --out file`"),
+    ("report empty", r"empty holds no run; expected a folder"),
+    ("report damaged-run", r"damaged-run/model is damaged: weights\.safetensors is not what was"),
+    ("report run unfinished", r"unfinished holds no finished model"),
+    ("report run --out nowhere/page.html", r"cannot write nowhere/page\.html: No such file"),
     ("predict", r"RUN"),
     ("predict run", r"no pictures given: deepcnn predict RUN PICTURE"),
     ("predict run dark.png --top 0", r"--top is 0, expected at least 1"),
@@ -515,7 +523,14 @@ def test_results_go_to_stdout_and_all_else_to_stderr(
     assert call("train", *SMALL, "--out", run) == 0
     out, err = capsys.readouterr()
     first_words = [line.split("  ")[0] for line in out.splitlines()]
-    assert first_words == ["test accuracy", "training time", "run folder", "picture", "next"]
+    assert first_words == [
+        "test accuracy",
+        "training time",
+        "run folder",
+        "picture",
+        "report",
+        "next",
+    ]
     assert [line.split()[0] for line in err.splitlines()] == ["./toy:", "compact:", "epoch"]
     assert call("evaluate", run) == 0
     out, err = capsys.readouterr()

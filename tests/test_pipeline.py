@@ -167,7 +167,7 @@ def test_the_same_command_gives_the_same_bytes(walk: Walk) -> None:
 def test_the_run_folder_says_what_was_done(walk: Walk) -> None:
     assert sorted(path.name for path in walk.run.iterdir()) == [
         "checkpoints", "config.json", "environment.json", "events.jsonl", "learning-curve.png",
-        "lock", "model", "predictions.safetensors",
+        "lock", "model", "predictions.safetensors", "report.html",
     ]  # fmt: skip
     config = read(walk.run / "config.json")
     assert config == walk.said["config"]
