@@ -140,3 +140,32 @@ def test_accuracy_by_coverage() -> None:
     assert parts[0]["accuracy"] == (logits.argmax(1) == labels).double().mean()
     accuracies = [part["accuracy"] for part in parts]
     assert accuracies == sorted(accuracies)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
+def test_the_surest_mistakes(temperature: float) -> None:
+    logits, labels = overconfident(400)
+    shares = softmax(logits.double().numpy() / temperature, axis=1)
+    wrong = np.flatnonzero(shares.argmax(axis=1) != labels.numpy())
+    expected = sorted(wrong, key=lambda index: -shares[index].max())[:25]
+    images, sure = calibration.surest_mistakes(logits, labels, temperature, 25)
+    assert images.tolist() == expected
+    assert sure.tolist() == pytest.approx([shares[index].max() for index in expected])
+    assert len(calibration.surest_mistakes(logits, labels, temperature, 10_000)[0]) == len(wrong)
+
+
+def test_the_nearest_to_a_boundary() -> None:
+    """In probabilities: where those of the two likeliest classes have the least ratio."""
+    logits, _ = overconfident(400)
+    ranked = np.sort(softmax(logits.double().numpy(), axis=1), axis=1)
+    expected = np.argsort(ranked[:, -1] / ranked[:, -2], kind="stable")[:25]
+    assert calibration.nearest_boundary(logits, 25).tolist() == expected.tolist()
+
+
+def test_an_image_without_an_answer_is_a_mistake_and_near_no_boundary() -> None:
+    logits = torch.tensor([[0.0, torch.nan], [0.0, 1.0], [2.0, 2.0]])
+    images, sure = calibration.surest_mistakes(logits, torch.tensor([0, 0, 0]), 1.0, 5)
+    assert images.tolist() == [1, 0]
+    assert sure.tolist() == pytest.approx([math.e / (1 + math.e), 0])
+    assert calibration.nearest_boundary(logits, 5).tolist() == [2, 1]
+    assert calibration.nearest_boundary(logits[:, :1], 5).tolist() == []
