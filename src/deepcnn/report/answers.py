@@ -95,7 +95,7 @@ def gallery(record: Record, images: ImageSet | str) -> list[Context]:
     parts = (
         ("Surest mistakes", "Wrong answers that the network was surest of. "
          "Look at their labels too: some may be wrong.", surest),
-        ("Near a boundary", "Images of which it could hardly say which of two classes they are.",
+        ("Near a boundary", "Images whose two likeliest classes are nearest to each other.",
          nearest),
     )  # fmt: skip
     return [
