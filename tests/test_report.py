@@ -216,17 +216,28 @@ def test_the_gallery_shows_the_surest_mistakes_and_the_nearest_to_a_boundary(wor
 
 def test_filters_are_shown_to_their_own_scale(world: World) -> None:
     page = page_of(world.run)
-    (source,) = page.pictures["filters of the first layer"]
-    pixels = np.asarray(picture(source).convert("L")).astype(float)
     record = read_record(world.run)
     assert record.finished
     weight = record.finished.model.state_dict()["conv1.weight"].double().numpy()[:, 0]
-    side = pixels.shape[0] if len(weight) <= 3 else (pixels.shape[0] - 4) // 2
+    (source,) = page.pictures["filters of the first layer"]
     for index, each in enumerate(weight):
-        top, left = index // 3 * (side + 4), index % 3 * (side + 4)
-        centres = (np.arange(3) * side // 3) + side // 6
-        shown = pixels[top + centres][:, left + centres]
+        shown = tile(source, *divmod(index, 3))
         assert np.abs(shown - 127.5 * (1 + each / np.abs(each).max())).max() <= 0.51
+    (source,) = page.pictures["filters over the epochs"]
+    assert picture(source).height == (EPOCHS + 1) * 26
+    kept = np.stack([each.double().numpy()[:, 0] for each in record.kept_filters().values()])
+    for epoch, filters in enumerate(kept):
+        for index, each in enumerate(filters):
+            expected = 127.5 * (1 + each / np.abs(kept[:, index]).max())
+            assert np.abs(tile(source, epoch, index) - expected).max() <= 0.51
+    assert np.array_equal(kept[-1].astype(np.float32), weight.astype(np.float32))
+
+
+def tile(source: str, row: int, column: int) -> NDArray[Any]:
+    """The pixels of a 3x3 filter in rows of squares of 24 pixels, 2 apart."""
+    pixels = np.asarray(picture(source).convert("L")).astype(float)
+    centres = np.arange(3) * 8 + 4
+    return pixels[26 * row + centres][:, 26 * column + centres]
 
 
 def test_the_recipe_on_the_page_is_the_recipe(world: World, tmp_path: Path) -> None:
@@ -400,8 +411,10 @@ def test_a_run_that_is_not_finished_tells_what_is_known(world: World) -> None:
     assert "measured when the run is finished" in page.text
     (first,) = (event for event in events(world.stopped) if event["event"] == "epoch")
     assert f"validation accuracy {first['validation_accuracy']:.2%} after epoch 1" in page.text
-    assert list(page.pictures) == ["training loss by update", "accuracy by epoch",
-                                   "filters of the first layer"]  # fmt: skip
+    assert list(page.pictures) == [
+        "training loss by update", "accuracy by epoch", "filters of the first layer",
+        "filters over the epochs",
+    ]  # fmt: skip
     assert "training images 80" in page.text
     assert ("meta", "http-equiv", "refresh") not in page.attributes
 

@@ -37,12 +37,10 @@ def train(
 ) -> int:
     """Train a network; repeat the command to continue a run that was stopped, however it was.
 
-    Any setting can be changed by --section.field VALUE, such as
-    --optim.lr 0.02; `deepcnn settings` explains all of them. Examples:
+    Any setting can be changed by --section.field VALUE; `deepcnn settings` explains them. Examples:
 
-    deepcnn train lenet-mnist --out runs/first --train.epochs 3
+    deepcnn train lenet-mnist --live --out runs/first --train.epochs 3
     deepcnn train --data FOLDER --model.name lenet --data.pad 2
-    deepcnn train --config run.toml --print-config
     deepcnn train lenet-mnist --overfit 50
 
     Parameters
@@ -75,8 +73,7 @@ def train(
         Print the result as JSON.
     """
     short = dict(zip(SHORT, (data, device, precision, device_policy, seed), strict=True))
-    base = (recipe, look_up("recipe", recipe, RECIPES)())
-    resolution = resolve(base, config, os.environ, _given(short) | settings)
+    resolution = resolve(_named(recipe), config, os.environ, _given(short) | settings)
     if overfit is not None and not print_config:
         return _overfit(resolution[0], overfit, out, json)
     return _fit(resolution, out or Path("runs") / recipe, print_config, accept_change, live, json)
@@ -161,6 +158,11 @@ def finetune(
         base = ("finetune", plan(data, model, weights))
     resolution = resolve(base, None, os.environ, _given(short) | settings)
     _fit(resolution, folder, print_config, accept_change, live, json)
+
+
+def _named(recipe: str) -> tuple[str, Config]:
+    """The settings of a recipe, with its name."""
+    return recipe, look_up("recipe", recipe, RECIPES)()
 
 
 def _given(short: dict[str, str | None]) -> dict[str, str]:

@@ -7,7 +7,7 @@ read, searched and copied.
 import base64
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,13 +18,15 @@ from deepcnn import curves
 from deepcnn.calibration import Bin, Part, part
 from deepcnn.curves import Events
 from deepcnn.data.show import as_picture, data_address
+from deepcnn.inspect.filters import tiles
+from deepcnn.inspect.panels import Colours, mosaic
 from deepcnn.metrics import wilson_interval
 
 SIZE = 4.6, 3.2  # inches: legible when it is as wide as a phone
 UNNAMED = dict.fromkeys(("Creator", "Date", "Format", "Type"))  # the same bytes at any time
 POINTS = 100  # of the curve of accuracy by coverage
 MATRIX = 640  # pixels, at least, of the side of a confusion matrix that is a picture
-TILE, GAP, COLUMNS = 36, 4, 16  # pixels of a filter and between two; filters in a row
+ROWS, COLUMNS = 8, 16  # epochs, and filters in a row
 
 
 def training_loss(events: Events) -> str:
@@ -97,22 +99,23 @@ def confusion(matrix: Tensor) -> str:
 
 def filters(weight: Tensor) -> str:
     """Filters N C H W, each to its own scale, with 0 in middle grey."""
-    weight = weight.detach().float().cpu()
-    largest = weight.abs().amax((1, 2, 3), keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
-    tiles = (255 * (1 + weight / largest) / 2).round().to(torch.uint8)  # N C H W
-    scale = math.ceil(TILE / max(tiles.shape[2:]))
-    tiles = tiles.repeat_interleave(scale, dim=2).repeat_interleave(scale, dim=3)
-    number, channels, height, width = tiles.shape
-    columns = min(COLUMNS, math.ceil(math.sqrt(2 * number)))
-    rows = math.ceil(number / columns)
-    sheet = torch.full(
-        (channels, rows * (height + GAP) - GAP, columns * (width + GAP) - GAP), 255,
-        dtype=torch.uint8,
-    )  # fmt: skip
-    for index, tile in enumerate(tiles):
-        top, left = index // columns * (height + GAP), index % columns * (width + GAP)
-        sheet[:, top : top + height, left : left + width] = tile
-    return data_address(as_picture(sheet.numpy()))
+    return _mosaic(tiles(weight), min(COLUMNS, math.ceil(math.sqrt(2 * len(weight)))))
+
+
+def evolution(kept: Mapping[int, Tensor]) -> str:
+    """The first filters after each of some epochs, a row each, to the scale of the whole run."""
+    picked = torch.linspace(0, len(kept) - 1, min(ROWS, len(kept))).round().long().tolist()
+    epochs = list(kept)
+    shown = torch.stack([kept[epochs[place]][:COLUMNS] for place in picked])  # E N C H W
+    largest = shown.abs().amax((0, 2, 3, 4))
+    return _mosaic(np.concatenate([tiles(row, largest) for row in shown]), shown.shape[1])
+
+
+def _mosaic(pictures: Colours, columns: int) -> str:
+    from PIL import Image
+
+    pixels = np.round(255 * mosaic(pictures, columns)).astype(np.uint8)
+    return data_address(Image.fromarray(pixels))
 
 
 def _drawn(draw: Callable[[Any], None]) -> str:

@@ -4,20 +4,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from deepcnn import artefact, models, predictions, runlog
 from deepcnn.artefact import Artefact
+from deepcnn.checkpoint import read_filters
 from deepcnn.config import Config
 from deepcnn.curves import Events
 from deepcnn.data import catalog
 from deepcnn.data.images import ImageSet
 from deepcnn.data.splits import load_splits
 from deepcnn.errors import DeepcnnError, Interrupted, RunError
-from deepcnn.files import Damaged, read_folder
 from deepcnn.models.weights import ends
 from deepcnn.predictions import Predictions
 from deepcnn.settings import from_dict
@@ -74,16 +72,20 @@ class Record:
         return self.finished.preprocess.channels, side, side
 
     def filters(self) -> Tensor | None:
-        """Weights N C H W of the first convolution, of the finished model or the newest checkpoint;
-        None where there is none, or where it sees no grey or coloured pictures.
+        """Weights N C H W of the first convolution, of the finished model or the newest that are
+        kept; None where there are none, or where it sees no grey or coloured pictures.
         """
         network = self.network()
-        name = f"{ends(network)[0]}.weight" if network else ".weight"
+        name = ends(network)[0] if network else ""
         if self.finished:
-            weight = self.finished.model.state_dict().get(name)
+            weight = self.finished.model.state_dict().get(f"{name}.weight")
         else:
-            weight = _newest_weights(self.folder).get(name)
+            weight = next(reversed(self.kept_filters().values()), None)
         return weight if weight is not None and weight.shape[1] in (1, 3) else None
+
+    def kept_filters(self) -> dict[int, Tensor]:
+        """Those of them that the checkpoints keep, by epoch."""
+        return read_filters(self.folder / "checkpoints")
 
 
 def read_record(run: Path) -> Record:
@@ -120,13 +122,3 @@ def test_images(record: Record) -> ImageSet | str:
     if images.fingerprint() != said.images:
         return f"{images.name} holds other images than those that the run was tested on"
     return images
-
-
-def _newest_weights(run: Path) -> dict[str, Tensor]:
-    """Of the newest checkpoint that verifies; a run still going may be removing an older one."""
-    for place in sorted((run / "checkpoints").glob("step-*"), reverse=True):
-        try:
-            return safetensors.torch.load(read_folder(place)["weights.safetensors"])
-        except (OSError, Damaged, KeyError, SafetensorError):
-            continue
-    return {}

@@ -222,8 +222,11 @@ def filters_of(record: Record) -> Context | None:
     if weight is None:
         return None
     number, _, height, width = weight.shape
+    kept = record.kept_filters()
     return {
         "source": figures.filters(weight),
+        "evolution": figures.evolution(kept) if len(kept) > 1 else "",
+        "epochs": [min(kept), max(kept)] if kept else [],
         "text": f"{number} filters of {height}x{width}, each to its own scale; middle grey is 0.",
     }
 
