@@ -176,7 +176,7 @@ def test_the_result_stands_at_the_weights_that_were_kept(
 
 
 def test_the_same_events_give_the_same_picture(tmp_path: Path) -> None:
-    events = {"a": EVENTS["all"], "b": EVENTS["all"], "c": EVENTS["all"][1:]}
+    events = {"a.png": EVENTS["all"], "b.png": EVENTS["all"], "c.png": EVENTS["all"][1:]}
     for name in events:
         learning_curve(events[name], tmp_path / name)
     first, again, other = ((tmp_path / name).read_bytes() for name in events)
