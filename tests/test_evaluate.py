@@ -16,7 +16,7 @@ from deepcnn.data.loader import Source, source
 from deepcnn.data.preprocess import Preprocess
 from deepcnn.device import Policy
 from deepcnn.errors import ConfigError, Interrupted
-from deepcnn.evaluate import Goal, mistakes, predictions, summary, threshold
+from deepcnn.evaluate import Goal, details, mistakes, predictions, summary, threshold
 from deepcnn.predictions import Predictions
 
 NUM_IMAGES, NUM_CLASSES = 17, 4
@@ -199,3 +199,16 @@ def test_the_surest_mistakes_are_named() -> None:
     report = summary(Predictions(logits, labels), ("a", "b"), 1.0)
     assert (report["unanswered"], report["loss"], report["accuracy"]) == (1, None, 0.2)
     assert json.loads(json.dumps(report, allow_nan=False)) == report
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_one_image_is_enough_to_be_measured(label: int) -> None:
+    result = Predictions(torch.tensor([[0.0, 2.0]]), torch.tensor([label]))
+    images = ImageSet("one", np.zeros((1, 1, 2, 2), np.uint8), np.array([label]), ("a", "b"))
+    report = {**summary(result, ("a", "b")), **details(result, images, 1.0)}
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+    sure = 1 / (1 + math.exp(-2))
+    assert report["accuracy"] == report["balanced_accuracy"] == label
+    assert report["calibration_error"] == pytest.approx(abs(label - sure))
+    assert [part["num_images"] for part in report["coverage"]] == [1] * len(report["coverage"])
+    assert len(report["mistakes"]) == 1 - label

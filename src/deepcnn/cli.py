@@ -174,7 +174,9 @@ def models(
     svg: Path | None = None,
     json: Flag = False,
 ) -> None:
-    """List the networks, or show one: layer by layer, with what its sources say. Examples:
+    """List the networks, or show one: layer by layer, with what its sources say.
+
+    Examples:
 
     deepcnn models
     deepcnn models alexnet
