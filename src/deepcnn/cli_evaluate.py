@@ -74,7 +74,8 @@ def compare(*runs: Path, json: Flag = False) -> None:
     """Put finished runs side by side, and say which differences are more than chance.
 
     Runs on the same test images are compared image by image; recipes of which the same seeds were
-    run, seed by seed. Example:
+    run, seed by seed. Memory is the most that the process of a run had, in a sweep with all runs
+    before. Example:
 
     deepcnn compare runs/lenet runs/alexnet
 
