@@ -56,13 +56,18 @@ def whole(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> dict[
     return digest(run)
 
 
+def in_update(layer: torch.nn.Module) -> bool:
+    """Whether an update is being made: the look before the first one needs no gradients."""
+    return layer.training and torch.is_grad_enabled()
+
+
 def in_training(number: int, change: Callable[[Tensor], Tensor], patch: Any) -> None:
     """Have the logits of batch `number`, from 1, pass through `change`."""
     forward, calls = Mini.forward, itertools.count(1)
 
     def wrapper(model: Mini, images: Tensor) -> Tensor:
         logits = forward(model, images)
-        return change(logits) if model.training and next(calls) == number else logits
+        return change(logits) if in_update(model) and next(calls) == number else logits
 
     patch(Mini, "forward", wrapper)
 
@@ -195,7 +200,7 @@ def test_statistics_that_overflow_are_not_saved(
     settings = settings | {"train.checkpoint_seconds": 0 if often else 1e6}
 
     def enlarge(layer: torch.nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor] | None:
-        return (inputs[0] * 1e30,) if layer.training and next(calls) == 12 else None
+        return (inputs[0] * 1e30,) if in_update(layer) and next(calls) == 12 else None
 
     build = Mini.__init__
 
