@@ -486,9 +486,10 @@ def test_every_photo_is_predicted_as_it_was_evaluated(toy: Path, twin: Path) -> 
     data = Data(name=str(toy), validation=12, test=12, size=12, keep=0.8)
     splits = load_splits(data, 0, print)
     assert splits.preprocess == found.preprocess
-    shares = evaluate.predictions(
-        found.model, source(splits.test, found.preprocess, torch.device("cpu")), PLAIN
-    ).logits.softmax(dim=1)
+    pixels = source(splits.test, found.preprocess, torch.device("cpu"))
+    logits = evaluate.predictions(found.model, pixels, PLAIN).logits
+    assert found.temperature == found.meta["temperature"] != 1  # fitted to the images held out
+    shares = (logits.double() / found.temperature).softmax(dim=1)
     answers = list(predict(found, map(Path, names(splits.test)), top=len(COUNTS)))
     for answer, row in zip(answers, shares.tolist(), strict=True):
         expected = dict(zip(found.classes, row, strict=True))

@@ -205,8 +205,11 @@ def _remove_old(cache: Path) -> None:
     """Leave the newest looks at a data set, whose files, or what is wanted of them, have changed;
     and those that other processes are at.
     """
-    ages = {folder: time.time() - folder.stat().st_mtime for folder in cache.iterdir()}
-    begun = {folder for folder in ages if folder.name.startswith(STAGING_PREFIX)}
-    old = sorted(ages.keys() - begun, key=ages.__getitem__)[LOOKS:]
-    for folder in (*old, *(folder for folder in begun if ages[folder] > ABANDONED)):
-        shutil.rmtree(folder, ignore_errors=True)  # who has mapped it keeps what it has
+    changed = {folder: folder.stat().st_mtime for folder in cache.iterdir()}
+    begun = {folder for folder in changed if folder.name.startswith(STAGING_PREFIX)}
+    old = sorted(changed.keys() - begun, key=changed.__getitem__, reverse=True)[LOOKS:]
+    abandoned = [folder for folder in begun if time.time() - changed[folder] > ABANDONED]
+    for folder in (*old, *abandoned):
+        with suppress(OSError):
+            if folder.stat().st_mtime == changed[folder]:  # or else another process has renewed it
+                shutil.rmtree(folder, ignore_errors=True)  # who has mapped it keeps what it has
