@@ -38,7 +38,7 @@ def facts_of(run: Path) -> dict[str, Any]:
     """What is told of a run in a table; RunError if it has no finished model."""
     found = artefact.load(run)
     meta, side = found.meta, found.preprocess.input_size
-    layers = cost.layers(found.model.to("meta"), (found.preprocess.channels, side, side))
+    layers = cost.layers(found.model, (found.preprocess.channels, side, side))
     test = meta["test"]
     return {
         "run": str(run),

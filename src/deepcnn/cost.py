@@ -33,13 +33,15 @@ class Layer:
 
 
 def layers(model: nn.Module, shape: tuple[int, int, int]) -> list[Layer]:
-    """The layers of a model on the meta device in the order in which a C x H x W image meets them.
+    """The layers of a model in the order in which a C x H x W image meets them.
 
-    The model is run as it is used: in evaluation mode, so without auxiliary heads.
+    The model is run as it is used: in evaluation mode, so without auxiliary heads. On the meta
+    device nothing is computed, but torch loads its compiler there, which takes two seconds.
     """
     model.eval()
-    with torch.device("meta"), torch.no_grad(), _recorded(model) as found:
-        model(torch.empty(1, *shape))
+    device = next(model.parameters()).device
+    with torch.device(device), torch.no_grad(), _recorded(model) as found:
+        model(torch.zeros(1, *shape))
     return found
 
 

@@ -8,7 +8,6 @@ from deepcnn.errors import ConfigError, RunError
 from deepcnn.files import replace_file
 from deepcnn.report.gather import Record, read_record, test_images
 from deepcnn.report.page import run_page
-from deepcnn.report.side_by_side import comparison_page
 
 FILE = "report.html"  # in a run folder
 
@@ -22,6 +21,9 @@ def document(runs: Sequence[Path]) -> str:
         raise ConfigError("no run given: deepcnn report RUN ...")
     records = [read_record(run) for run in runs]
     if len(records) > 1:
+        # Its statistics take a second to load, for which the end of a run need not wait.
+        from deepcnn.report.side_by_side import comparison_page
+
         return comparison_page(records)
     (record,) = records
     return _page(record, test_images(record) if record.finished else "the run is not finished")

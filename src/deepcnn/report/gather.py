@@ -51,7 +51,11 @@ class Record:
         return dict(self.environment.get("data", {}))
 
     def network(self) -> nn.Module | None:
-        """The network without any numbers, on the meta device; None where its shape is unknown."""
+        """The network, before its end without any numbers, on the meta device; None where its
+        shape is unknown.
+        """
+        if self.finished:
+            return self.finished.model
         if not self.input:
             return None
         channels, side, _ = self.input
