@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
+from deepcnn import preflight
 from deepcnn.data import catalog
 from deepcnn.device import Policy
 from deepcnn.diagnose import start
@@ -22,7 +23,7 @@ from deepcnn.diagnose.findings import KINDS, Finding, ranked
 from deepcnn.diagnose.signal import measure
 from deepcnn.diagnose.trials import _shuffled
 from deepcnn.recipes import RECIPES
-from deepcnn.rehearsal import rehearse, splits_for
+from deepcnn.rehearsal import rehearse
 from deepcnn.settings import override
 from faults import (
     SMALL,
@@ -111,7 +112,7 @@ def test_sound_recipes_are_left_in_peace(
     config = override(RECIPES[name.partition(" ")[0]](), settings | more, "test")
     with torch_restored():
         found = diagnose(config, tmp_path)
-        splits = splits_for(config)
+        splits = preflight.load(config)
         state = rehearse(config, splits, POLICY).state
         assert start.first_look(state.model, splits, POLICY) == ""
     assert found.findings == []
@@ -147,7 +148,7 @@ def test_signals_and_gradients_of_a_chain_of_known_factors(tmp_path: Path) -> No
     """Text 003: layers that multiply by k bring gradients back multiplied by k each."""
     config = config_of(SMALL | {"data.name": str(write_images(tmp_path / "toy"))})
     with prepared():
-        run = rehearse(config, splits_for(config), POLICY)
+        run = rehearse(config, preflight.load(config), POLICY)
     run.state.model = Chain([3.0, 0.5, 0.5, 0.5])
     batch = run.source(run.splits.train).batch(torch.arange(40))
     found = measure(run, batch)
@@ -163,7 +164,7 @@ def test_signals_and_gradients_of_a_chain_of_known_factors(tmp_path: Path) -> No
 def test_dead_units_are_those_below_zero_for_every_image(tmp_path: Path) -> None:
     config = config_of(SMALL | {"data.name": str(write_images(tmp_path / "toy"))})
     with prepared():
-        run = rehearse(config, splits_for(config), POLICY)
+        run = rehearse(config, preflight.load(config), POLICY)
     dense = nn.Linear(144, 8)
     for relu in (nn.ReLU(), nn.ReLU(inplace=True)):
         with torch.no_grad():
@@ -253,7 +254,7 @@ def test_units_that_died_in_a_run_are_seen(
     shutil.copytree(world / "run", run)
     config = config_of(SMALL | {"data.name": str(world / "toy")})
     with prepared():
-        state = rehearse(config, splits_for(config), POLICY).state
+        state = rehearse(config, preflight.load(config), POLICY).state
     place, _ = checkpoint.load_newest(run / "checkpoints", state)
     assert place
     with torch.no_grad():

@@ -323,11 +323,11 @@ def test_a_table_says_the_same_as_the_folder(folder: Path) -> None:
     by_folder, by_table = load(folder)[0], load(table)[0]
     for part, images in by_folder.items():
         assert names(images) == names(by_table[part])
-        assert images.fingerprint() == by_table[part].fingerprint()
+        assert images.fingerprint == by_table[part].fingerprint
 
 
 def fingerprints(folder: Path, **options: Any) -> dict[str, str]:
-    return {part: images.fingerprint() for part, images in load(folder, **options)[0].items()}
+    return {part: images.fingerprint for part, images in load(folder, **options)[0].items()}
 
 
 def test_a_fingerprint_is_that_of_the_content(folder: Path, tmp_path: Path) -> None:
@@ -399,8 +399,8 @@ def test_the_same_folder_is_looked_at_once(folder: Path, own_cache: Path) -> Non
         first, second = load_splits(Data(name=str(folder)), 0), load(folder / ".." / "own")[0]
     (cache,) = {call.args[2] for call in scans.call_args_list}
     assert cache.parent == own_cache / "pictures"
-    assert first.train.fingerprint() == second["train"].fingerprint()
-    assert load_part(str(folder), "test", "").fingerprint() == first.test.fingerprint()
+    assert first.train.fingerprint == second["train"].fingerprint
+    assert load_part(str(folder), "test", "").fingerprint == first.test.fingerprint
 
 
 def settings_of(folder: Path) -> Settings:

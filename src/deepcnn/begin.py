@@ -16,7 +16,7 @@ from deepcnn.config import Config
 from deepcnn.data.glance import glance
 from deepcnn.data.hardest import NEVER_SEEN
 from deepcnn.data.loader import order, source
-from deepcnn.data.splits import Splits, load_splits
+from deepcnn.data.splits import Splits
 from deepcnn.device import Policy, machine, mix, plain_policy
 from deepcnn.diagnose.start import first_look
 from deepcnn.errors import RunError
@@ -44,23 +44,20 @@ def begin(config: Config, folder: Path, cache: Path, accept_change: bool) -> Run
     display = Display(config.train.epochs)
     begun = runlog.is_begun(folder)
     changes = _changed_settings(folder, config, accept_change) if begun else []
-    preflight.check_names(config)
-    splits = load_splits(config.data, config.train.seed, display.say)
-    preflight.check_fit(config, splits)
-    preflight.check_model(config, splits)
+    splits = preflight.load(config, display.say)
     interrupt.check()
-    fingerprint, seen = splits.fingerprint(), glance(splits.parts(), config.data.name)
     if begun:
         policy, then, fingerprint_then = runlog.recorded_conditions(folder)
         choice = Choice(policy.under(config.hardware), "recorded", {})
         then |= {"images": fingerprint_then[:12]}
-        now = {**machine(choice.policy.device), "images": fingerprint[:12]}
+        now = {**machine(choice.policy.device), "images": splits.fingerprint[:12]}
         changes += _changed_conditions(folder, then, now, accept_change)
     else:
-        for line in seen:
-            display.say(line)
         preflight.check_weights(config, splits)
         choice = choice_for(config, splits, cache, display)
+    seen = glance(splits.parts(), config.data.name) if changes or not begun else []
+    for line in seen:
+        display.say(line)
     policy = choice.policy
     policy.apply()
     state = begin_state(config, splits, policy)
@@ -89,7 +86,7 @@ def begin(config: Config, folder: Path, cache: Path, accept_change: bool) -> Run
             "policy_seconds": choice.seconds,
             "accepted_changes": changes,
         }
-        conditions = {"machine": machine(policy.device), "data_fingerprint": fingerprint}
+        conditions = {"machine": machine(policy.device), "data_fingerprint": splits.fingerprint}
         facts["data"] = {**splits.facts(), "glance": seen}
         runlog.begin(folder, config, facts | conditions)
     return run

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.nn.modules.dropout import _DropoutNd
 
-from deepcnn import interrupt
+from deepcnn import interrupt, preflight
 from deepcnn.begin import choice_for
 from deepcnn.checked import Value
 from deepcnn.config import Augment, Config
@@ -19,7 +19,7 @@ from deepcnn.errors import ConfigError, NonFiniteError
 from deepcnn.evaluate import predictions
 from deepcnn.metrics import num_correct
 from deepcnn.progress import Display, reported
-from deepcnn.rehearsal import rehearse, splits_for
+from deepcnn.rehearsal import rehearse
 from deepcnn.run import Run
 from deepcnn.settings import flat
 from deepcnn.train import forward, make_update
@@ -136,7 +136,7 @@ def learn_by_heart(config: Config, number: int, cache: Path) -> Iterator[Memory]
     """Learn that many training images of a run with its own rule and rate, and if they are not to
     be learnt so, with rates that are right for most networks. Nothing is written.
     """
-    splits = draw(splits_for(config), number, config.train.seed)
+    splits = draw(preflight.load(config), number, config.train.seed)
     own = plain(config, number)
     policy = choice_for(own, splits, cache, Display(0)).policy
     policy.apply()

@@ -27,7 +27,7 @@ def finish(run: Run) -> dict[str, Any]:
 
     def said(images: ImageSet) -> Predictions:
         found = predictions(model, run.source(images), policy)
-        return replace(found, images=images.fingerprint())
+        return replace(found, images=images.fingerprint)
 
     results = {name: said(images) for name, images in splits.parts().items() if name != "train"}
     temperature = None
@@ -46,7 +46,7 @@ def finish(run: Run) -> dict[str, Any]:
         "seconds": state.seconds,
         "config": asdict(config),
         "policy": asdict(run.policy),
-        "data_fingerprint": splits.fingerprint(),
+        "data_fingerprint": splits.fingerprint,
     }
     run.record(event="result", step=state.step, **measured)
     picture = run.folder / "learning-curve.png"

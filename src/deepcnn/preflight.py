@@ -1,5 +1,7 @@
 """Whether settings, images and network fit each other, before any time is spent on them."""
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
@@ -7,11 +9,12 @@ from deepcnn import models, probe
 from deepcnn.config import Config
 from deepcnn.data.augment import check
 from deepcnn.data.hardest import num_visited
-from deepcnn.data.splits import Splits
+from deepcnn.data.splits import Splits, load_splits
 from deepcnn.device import find_device
 from deepcnn.errors import ConfigError
 from deepcnn.models import transfer
 from deepcnn.models.pretrained import find_weights, load_pretrained
+from deepcnn.progress import say
 
 
 def build(config: Config, splits: Splits) -> nn.Module:
@@ -20,14 +23,26 @@ def build(config: Config, splits: Splits) -> nn.Module:
     return models.build(config.model.name, classes, preprocess.channels, preprocess.input_size)
 
 
-def check_names(config: Config) -> None:
+def load(config: Config, report: Callable[[str], None] = say) -> Splits:
+    """The images of a run whose settings fit them and its network; ConfigError or DataError.
+
+    `report` is told what was decided about pictures in files.
+    """
+    _check_names(config)
+    splits = load_splits(config.data, config.train.seed, report)
+    _check_fit(config, splits)
+    _check_model(config, splits)
+    return splits
+
+
+def _check_names(config: Config) -> None:
     """Refuse what is not there before any data set is fetched and read."""
     models.find(config.model.name)
     models.check_initializer(config.model.init)
     find_device(config.hardware.device)
 
 
-def check_fit(config: Config, splits: Splits) -> None:
+def _check_fit(config: Config, splits: Splits) -> None:
     """Refuse batches, random changes and sides that the images do not allow."""
     if config.train.batch_size > len(splits.train):
         raise ConfigError(
@@ -50,7 +65,7 @@ def check_fit(config: Config, splits: Splits) -> None:
     )
 
 
-def check_model(config: Config, splits: Splits) -> None:
+def _check_model(config: Config, splits: Splits) -> None:
     """Refuse, before any time is spent, what the network or the images have not got."""
     with torch.device("meta"):
         model = build(config, splits)

@@ -3,10 +3,10 @@
 import os
 from pathlib import Path
 
-from deepcnn import preflight, runlog
+from deepcnn import runlog
 from deepcnn.begin import begin_state, prepare
 from deepcnn.config import Config
-from deepcnn.data.splits import Splits, load_splits
+from deepcnn.data.splits import Splits
 from deepcnn.device import Policy
 from deepcnn.progress import Display
 from deepcnn.run import Run
@@ -19,16 +19,6 @@ class Silent(Display):
 
     def say(self, line: str) -> None:
         """Do not print it."""
-
-
-def splits_for(config: Config) -> Splits:
-    """The images of a run whose settings fit them and its network; ConfigError or DataError."""
-    preflight.check_names(config)
-    splits = load_splits(config.data, config.train.seed)
-    preflight.check_fit(config, splits)
-    preflight.check_model(config, splits)
-    preflight.check_weights(config, splits)
-    return splits
 
 
 def rehearse(config: Config, splits: Splits, policy: Policy) -> Run:

@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +52,7 @@ class ImageSet:
         sides = np.unique(self.images.sizes)
         return int(sides[0]) if len(sides) == 1 else 0
 
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over classes, labels and pixels, or the bytes of the files they come from: equal
         when the data is the same data.

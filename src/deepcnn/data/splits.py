@@ -38,9 +38,10 @@ class Splits:
         parts = {"train": self.train, "validation": self.validation, "test": self.test}
         return {name: images for name, images in parts.items() if images}
 
+    @property
     def fingerprint(self) -> str:
         """SHA-256 that is equal when all images, their labels and their division are."""
-        each = {name: images.fingerprint() for name, images in self.parts().items()}
+        each = {name: images.fingerprint for name, images in self.parts().items()}
         return hashlib.sha256(repr(each).encode()).hexdigest()
 
     def facts(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from deepcnn import artefact, checkpoint, runlog
+from deepcnn import artefact, checkpoint, preflight, runlog
 from deepcnn.begin import choice_for
 from deepcnn.by_heart import NUMBER, Memory, attempts, draw, plain, safe_learners
 from deepcnn.config import Config
@@ -24,7 +24,7 @@ from deepcnn.diagnose.signal import Signals, measure
 from deepcnn.diagnose.trials import Range, learn_labels, run_in_short, try_rates
 from deepcnn.errors import DataError, RunError
 from deepcnn.progress import Display
-from deepcnn.rehearsal import rehearse, splits_for
+from deepcnn.rehearsal import rehearse
 from deepcnn.run import Run
 
 IN_A_BATCH = 64  # images that are sent through the network to look at it
@@ -60,7 +60,7 @@ def diagnose(config: Config, cache: Path, folder: Path | None = None) -> Diagnos
 
     Raises ConfigError, DataError or RunError where there is nothing that could be trained.
     """
-    splits = splits_for(config)
+    splits = preflight.load(config)
     if len(splits.train) < 2 or len(splits.train.classes) < 2:
         raise DataError(
             f"{config.data.name} has {len(splits.train)} training images and "

@@ -123,6 +123,6 @@ def test_images(record: Record) -> ImageSet | str:
         raise
     except (DeepcnnError, OSError) as error:
         return f"the test images cannot be read: {error}"
-    if images.fingerprint() != said.images:
+    if images.fingerprint != said.images:
         return f"{images.name} holds other images than those that the run was tested on"
     return images
