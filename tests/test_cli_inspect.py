@@ -148,7 +148,7 @@ def test_separability_in_json(
     assert rows[0]["numbers"] == 12 * 12
     assert rows[0]["accuracy"] == 1  # the height of a bright band tells the class
     with torch_restored():
-        network = evaluate_run(Path("run"), "test", (None, None), "cpu")
+        network = evaluate_run(Path("run"), "test", "cpu")
     assert rows[-1]["accuracy"] == network["accuracy"]
 
 

@@ -53,7 +53,7 @@ def test_a_run_keeps_what_it_said(runs: Path) -> None:
     facts = artefact.load(runs / "slow-0").meta
     for split, said in kept.items():
         assert said.accuracy() == facts[split]["accuracy"]
-        again = evaluate_run(runs / "slow-0", split, (None, None), "cpu")
+        again = evaluate_run(runs / "slow-0", split, "cpu")
         assert again["loss"] == pytest.approx(facts[split]["loss"])
     same, other = (predictions.kept(runs / name)["test"] for name in ("slow-1", "elsewhere"))
     assert kept["test"].images == same.images != other.images

@@ -103,7 +103,7 @@ def random_result(num_classes: int) -> tuple[Predictions, tuple[str, ...]]:
 
 KEYS = [
     "accuracy", "balanced_accuracy", "calibrated", "calibration_error", "interval", "loss",
-    "num_images", "per_class", "temperature",
+    "num_images", "per_class",
 ]  # fmt: skip
 
 

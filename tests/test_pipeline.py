@@ -124,7 +124,7 @@ def test_batches_are_no_part_of_an_evaluation(
 ) -> None:
     in_batches = functools.partial(evaluate.predictions, batch_size=batch_size)
     monkeypatch.setattr(evaluate, "predictions", in_batches)
-    result = evaluate.evaluate_run(walk.run, "test", (None, None), "cpu")
+    result = evaluate.evaluate_run(walk.run, "test", "cpu")
     assert same_measurement(result, walk.said["test"])
 
 

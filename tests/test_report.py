@@ -28,6 +28,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, recall_score
 from deepcnn import files, models, predictions, runlog, train
 from deepcnn.cli import main
 from deepcnn.data.arrays import read_folder
+from deepcnn.evaluate import summary
 from deepcnn.predictions import Predictions
 from deepcnn.report.document import document
 from deepcnn.report.gather import Record, read_record, test_images
@@ -558,11 +559,10 @@ def of_answers(record: Record, logits: torch.Tensor, labels: torch.Tensor) -> Pa
     """The page of a run that had given these answers."""
     assert record.finished
     classes = tuple(f"class {index}" for index in range(logits.shape[1]))
-    changed = replace(
-        record,
-        finished=replace(record.finished, classes=classes),
-        answers={"test": Predictions(logits, labels)},
-    )
+    answers = Predictions(logits, labels)
+    meta = {**record.finished.meta, "test": summary(answers, classes)}
+    finished = replace(record.finished, classes=classes, meta=meta)
+    changed = replace(record, finished=finished, answers={"test": answers})
     return Page(run_page(changed, "they are gone"))
 
 

@@ -66,7 +66,7 @@ def evaluate(
     from deepcnn.words import evaluation_in_words
 
     goal = next((Goal(name, share) for name, share in wanted.items()), None)
-    result = evaluate_run(run, split, (data, root), device, views, goal)
+    result = evaluate_run(run, split, device, data, root, views, goal)
     print(to_json(result, ensure_ascii=False) if json else evaluation_in_words(result))
 
 

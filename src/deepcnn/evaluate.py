@@ -95,9 +95,10 @@ def summary(
         "num_images": number,
         "balanced_accuracy": metrics.balanced_accuracy(logits, labels),
         **_believed(result, 1.0),
-        "temperature": temperature,
-        "calibrated": _believed(result, temperature) if temperature else None,
+        "calibrated": None,
     }
+    if temperature:
+        report["calibrated"] = {"temperature": temperature, **_believed(result, temperature)}
     if unanswered := int((metrics.answers(logits) < 0).sum()):
         report["unanswered"] = unanswered
     if len(classes) >= MIN_CLASSES_FOR_TOP_5:
@@ -153,13 +154,14 @@ def mistakes(result: Predictions, images: ImageSet, temperature: float) -> list[
 def evaluate_run(
     run: Path,
     split: str,
-    data: tuple[str | None, str | None],
     device: str,
+    data: str | None = None,
+    root: str | None = None,
     views: str | None = None,
     goal: Goal | None = None,
 ) -> dict[str, Any]:
-    """Measure the model of a run on a split of its own data set, or of another one: `data` is its
-    name and the folder to look in first.
+    """Measure the model of a run on a split of its own data set, or of another one: `data` names
+    it, and `root` is the folder to look in first.
 
     Raises RunError where the run has no finished model or held nothing out, DataError where the
     classes are not those of the model.
@@ -178,14 +180,14 @@ def evaluate_run(
         pixels = source(images, preprocess, torch.device(policy.device))
         return predictions(model, pixels, policy, averaged=averaged)
 
-    images = _images(config, split, data, preprocess.least)
+    images = _images(config, split, data, root, preprocess.least)
     if images.classes != found.classes or images.num_channels != found.preprocess.channels:
         raise DataError(
             f"{images.name} has {images.num_channels} channels and classes "
             f"{', '.join(images.classes)}; the model of {run} knows {found.preprocess.channels} "
             f"channels and {', '.join(found.classes)}"
         )
-    held_out = _images(config, "validation", (None, data[1]), 0) if goal else None
+    held_out = _images(config, "validation", None, root, 0) if goal else None
     result = measured(images)
     report = {
         "run": str(run),
@@ -269,14 +271,11 @@ def _require_any_side(found: Artefact, sides: list[int]) -> None:
             ) from error
 
 
-def _images(
-    config: Config, split: str, other: tuple[str | None, str | None], least: int
-) -> ImageSet:
+def _images(config: Config, split: str, name: str | None, root: str | None, least: int) -> ImageSet:
     """The split of the run's own data, held out as it was then; or of another data set, whole.
 
     Of other pictures in files, all are test images unless their folders say otherwise.
     """
-    name, root = other
     data = config.data if root is None else replace(config.data, root=root)
     if name and name != data.name:
         data = replace(data, name=name, validation=0)

@@ -71,12 +71,11 @@ def classes_in_words(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _sureness(result: dict[str, Any]) -> str:
     """Whether confidence can be believed, and what is gained by keeping the unsure answers back."""
-    calibrated, temperature = result["calibrated"], result["temperature"]
     line = f"calibration error {result['calibration_error']:.2%}"
-    if calibrated:
+    if after := result["calibrated"]:
         line += (
-            f"; {calibrated['calibration_error']:.2%} at temperature {temperature:.3f}, which was "
-            "fitted to held-out images and is used by predict"
+            f"; {after['calibration_error']:.2%} at temperature {after['temperature']:.3f}, which "
+            "was fitted to held-out images and is used by predict"
         )
     rows = [["answers given", *(f"{part['coverage']:.0%}" for part in result["coverage"])]]
     rows.append(["surer than", *(f"{part['threshold']:.1%}" for part in result["coverage"])])

@@ -19,7 +19,6 @@ from deepcnn import calibration, cost, metrics, models
 from deepcnn.config import Config
 from deepcnn.data.doctor_report import printable
 from deepcnn.data.images import ImageSet
-from deepcnn.evaluate import summary
 from deepcnn.progress import duration
 from deepcnn.report import figures
 from deepcnn.report.answers import confusion, gallery, rows_of_classes
@@ -111,14 +110,10 @@ def percent(share: float | None, digits: int = 2) -> str:
 
 
 def result_of(record: Record, split: str) -> dict[str, Any] | None:
-    """What was measured on a split, from the answers where they are kept; None before the end."""
-    if not record.finished:
-        return None
-    if said := record.answers.get(split):
-        return summary(said, record.classes, record.finished.meta.get("temperature"))
-    found = record.finished.meta.get(split)
-    empty = dict.fromkeys(("balanced_accuracy", "calibration_error", "temperature", "calibrated"))
-    return {**empty, **found} if found else None
+    """What was measured on a split at the end; None before. Earlier versions measured less."""
+    found = record.finished.meta.get(split) if record.finished else None
+    unknown = dict.fromkeys(("balanced_accuracy", "calibration_error", "calibrated"))
+    return {**unknown, **found} if found else None
 
 
 def headline(record: Record) -> str:
