@@ -6,6 +6,9 @@ import shutil
 import sys
 from json import dumps as to_json
 from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from deepcnn.cli_data import Flag, Settings
 from deepcnn.config import Config
@@ -14,7 +17,20 @@ from deepcnn.files import cache_folder
 from deepcnn.recipes import RECIPES
 from deepcnn.settings import resolve, to_toml
 
-SHORT = ("data.name", "hardware.device", "hardware.precision", "hardware.policy", "train.seed")
+# Options that both commands have.
+Seed = Annotated[str | None, Parameter(help="Short for --train.seed.")]
+Live = Annotated[
+    Flag,
+    Parameter(help="Write RUN/report.html anew after each epoch; a browser that shows it follows."),
+]
+PrintConfig = Annotated[
+    Flag, Parameter(help="Print the settings, with where each comes from, and stop.")
+]
+AcceptChange = Annotated[
+    Flag,
+    Parameter(help="Continue a run although its settings, data or machine are not what they were."),
+]
+Json = Annotated[Flag, Parameter(help="Print the result as JSON.")]
 
 
 def train(
@@ -27,12 +43,12 @@ def train(
     device: str | None = None,
     precision: str | None = None,
     device_policy: str | None = None,
-    seed: str | None = None,
+    seed: Seed = None,
     overfit: int | None = None,
-    live: Flag = False,
-    print_config: Flag = False,
-    accept_change: Flag = False,
-    json: Flag = False,
+    live: Live = False,
+    print_config: PrintConfig = False,
+    accept_change: AcceptChange = False,
+    json: Json = False,
     settings: Settings,
 ) -> int:
     """Train a network; repeat the command to continue a run that was stopped, however it was.
@@ -59,20 +75,16 @@ def train(
         auto, fp32, bf16 or fp16; short for --hardware.precision.
     device_policy
         measured, or off: plain fp32 unless set otherwise; short for --hardware.policy.
-    seed
-        Short for --train.seed.
     overfit
         Only learn so many images by heart, such as 50, and write nothing; 1 if it cannot.
-    live
-        Write RUN/report.html anew after each epoch; a browser that shows it follows.
-    print_config
-        Print the settings, with where each comes from, and stop.
-    accept_change
-        Continue a run although its settings, data or machine are not what they were.
-    json
-        Print the result as JSON.
     """
-    short = dict(zip(SHORT, (data, device, precision, device_policy, seed), strict=True))
+    short = {
+        "data.name": data,
+        "hardware.device": device,
+        "hardware.precision": precision,
+        "hardware.policy": device_policy,
+        "train.seed": seed,
+    }
     resolution = resolve(_named(recipe), config, os.environ, _given(short) | settings)
     if overfit is not None and not print_config:
         return _overfit(resolution[0], overfit, out, json)
@@ -89,12 +101,12 @@ def finetune(
     freeze: str | None = None,
     unfreeze_at: str | None = None,
     class_weights: Flag = False,
-    seed: str | None = None,
+    seed: Seed = None,
     out: Path | None = None,
-    live: Flag = False,
-    print_config: Flag = False,
-    accept_change: Flag = False,
-    json: Flag = False,
+    live: Live = False,
+    print_config: PrintConfig = False,
+    accept_change: AcceptChange = False,
+    json: Json = False,
     settings: Settings,
 ) -> None:
     """Fit a pretrained network to your own pictures; repeat the command to continue a run.
@@ -126,19 +138,8 @@ def finetune(
         Share of the run by which all stages train, one after another from the last; 0: never.
     class_weights
         Count each class alike, however few pictures it has.
-    seed
-        Short for --train.seed.
     out
         Run folder; default runs/finetune-DATA.
-    live
-        Write RUN/report.html anew after each epoch; a browser that shows it follows.
-    print_config
-        Print the settings and stop.
-    accept_change
-        Continue a run although its settings, data or machine are not what they were.
-    json
-        Print the result as JSON.
-
     """
     from deepcnn.finetune import plan
     from deepcnn.runlog import is_begun, recorded_config
