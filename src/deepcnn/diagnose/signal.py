@@ -31,14 +31,13 @@ class Layer:
 @dataclass
 class Signals:
     """What a batch did: `dead` the share of units by the layer before, `began` the first layer with
-    values that are not finite, `logits` N K in fp32, `loss` that of training.
+    values that are not finite, `logits` N K in fp32.
     """
 
     layers: list[Layer] = field(default_factory=list)
     dead: dict[str, float] = field(default_factory=dict)
     began: str = ""
     logits: Tensor = field(default_factory=lambda: torch.empty(0))
-    loss: float = 0.0
 
     @property
     def growth(self) -> float:
@@ -64,7 +63,6 @@ def measure(run: Run, batch: Batch) -> Signals:
         if objective.requires_grad and objective.isfinite():
             objective.backward()
     found.logits = logits.detach()
-    found.loss = float(objective.detach())
     return found
 
 

@@ -3,6 +3,7 @@ after Krizhevsky, Sutskever and Hinton 2012, figure 3.
 """
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -42,17 +43,24 @@ def draw_evolution(subject: Subject) -> "Figure":
             f"{subject.run} holds no checkpoint with the first layer of each epoch: runs keep it "
             "that train at least one epoch; leave out --evolution to see the filters as they are"
         )
-    picked = torch.linspace(0, len(kept) - 1, min(ROWS, len(kept))).round().long().tolist()
-    epochs = [list(kept)[place] for place in picked]
-    shown = torch.stack([kept[epoch][:COLUMNS] for epoch in epochs])  # E N C H W
-    largest = shown.abs().amax((0, 2, 3, 4))
     panels = [
-        Panel(f"after epoch {epoch}" if epoch else "before training", tiles(rows, largest), COLUMNS)
-        for epoch, rows in zip(epochs, shown, strict=True)
+        Panel(f"after epoch {epoch}" if epoch else "before training", row, COLUMNS)
+        for epoch, row in over_epochs(kept, ROWS, COLUMNS).items()
     ]
-    number = f"{shown.shape[1]} of {len(weight)} filters"
+    number = f"{min(COLUMNS, len(weight))} of {len(weight)} filters"
     title = f"{name} of {subject.name}: {number}, each to its own scale"
     return figure_of(title, panels)
+
+
+def over_epochs(kept: Mapping[int, Tensor], rows: int, columns: int) -> dict[int, Colours]:
+    """The first filters after some of the epochs, evenly chosen, as pictures; each filter to its
+    own scale, the same in all epochs.
+    """
+    picked = torch.linspace(0, len(kept) - 1, min(rows, len(kept))).round().long().tolist()
+    epochs = list(kept)
+    shown = {epochs[place]: kept[epochs[place]][:columns] for place in picked}
+    largest = torch.stack(list(shown.values())).abs().amax((0, 2, 3, 4))
+    return {epoch: tiles(weight, largest) for epoch, weight in shown.items()}
 
 
 def first_layer(subject: Subject) -> tuple[str, Tensor]:

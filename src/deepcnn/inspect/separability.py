@@ -23,6 +23,7 @@ from deepcnn.inspect.layers import Stage, walk
 from deepcnn.inspect.subject import SAMPLE_SEED, Subject
 from deepcnn.metrics import num_correct, wilson_interval
 from deepcnn.progress import reported, say
+from deepcnn.table import table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -138,15 +139,17 @@ def as_dicts(rows: list[Separability]) -> list[dict[str, Any]]:
 
 def in_words(rows: list[Separability]) -> str:
     """A table."""
-    width = max(len(row.features) for row in rows)
-    lines = [f"{'features':<{width}}  numbers  accuracy  95 % interval"]
-    for row in rows:
-        low, high = row.interval
-        numbers = "" if row.numbers is None else f"{row.numbers:,}"
-        lines.append(
-            f"{row.features:<{width}}  {numbers:>7}  {row.accuracy:>8.2%}  {low:.2%} to {high:.2%}"
-        )
-    return "\n".join([*lines, f"of {rows[0].num_images:,} test images"])
+    cells = [
+        [
+            row.features,
+            "" if row.numbers is None else f"{row.numbers:,}",
+            f"{row.accuracy:.2%}",
+            "{:.2%} to {:.2%}".format(*row.interval),
+        ]
+        for row in rows
+    ]
+    lines = table([["features", "numbers", "accuracy", "95 % interval"], *cells])
+    return f"{lines}\nof {rows[0].num_images:,} test images"
 
 
 def draw_separability(subject: Subject, rows: list[Separability]) -> "Figure":

@@ -47,25 +47,23 @@ def confusion(record: Record) -> Context | None:
     few = len(matrix) <= IN_CELLS
     return {
         "classes": record.classes,
-        "cells": [list(map(_shaded, row, *_of(matrix, i))) for i, row in enumerate(matrix.tolist())]
-        if few
-        else [],
+        "cells": _cells(matrix) if few else [],
         "picture": "" if few else figures.confusion(matrix),
         "pairs": _pairs(matrix, record.classes),
     }
 
 
-def _of(matrix: Tensor, label: int) -> tuple[list[int], list[bool]]:
-    """For each cell of a row: the images of the label, and whether the answer is right."""
-    number = len(matrix)
-    return [int(matrix[label].sum())] * number, [label == answer for answer in range(number)]
-
-
-def _shaded(count: int, total: int, right: bool) -> tuple[int, str]:
-    """A count with the name of its shade."""
+def _cells(matrix: Tensor) -> list[list[tuple[int, str]]]:
+    """Each count with the name of its shade."""
     # By the square root, or a share of some hundredths would look like nothing.
-    shade = round(SHADES * (count / total) ** 0.5) if total else 0
-    return count, f"{'right' if right else 'wrong'}-{shade}"
+    shades = SHADES * (matrix / matrix.sum(dim=1, keepdim=True).clip(1)).sqrt()
+    return [
+        [
+            (count, f"{'right' if label == answer else 'wrong'}-{shade:.0f}")
+            for answer, (count, shade) in enumerate(zip(counts, row, strict=True))
+        ]
+        for label, (counts, row) in enumerate(zip(matrix.tolist(), shades.tolist(), strict=True))
+    ]
 
 
 def _pairs(matrix: Tensor, classes: tuple[str, ...]) -> list[Context]:

@@ -18,7 +18,7 @@ from deepcnn import curves
 from deepcnn.calibration import Bin, Part, part
 from deepcnn.curves import Events
 from deepcnn.data.show import as_picture, data_address
-from deepcnn.inspect.filters import tiles
+from deepcnn.inspect.filters import over_epochs, tiles
 from deepcnn.inspect.panels import Colours, mosaic
 from deepcnn.metrics import wilson_interval
 
@@ -104,11 +104,8 @@ def filters(weight: Tensor) -> str:
 
 def evolution(kept: Mapping[int, Tensor]) -> str:
     """The first filters after each of some epochs, a row each, to the scale of the whole run."""
-    picked = torch.linspace(0, len(kept) - 1, min(ROWS, len(kept))).round().long().tolist()
-    epochs = list(kept)
-    shown = torch.stack([kept[epochs[place]][:COLUMNS] for place in picked])  # E N C H W
-    largest = shown.abs().amax((0, 2, 3, 4))
-    return _mosaic(np.concatenate([tiles(row, largest) for row in shown]), shown.shape[1])
+    rows = list(over_epochs(kept, ROWS, COLUMNS).values())
+    return _mosaic(np.concatenate(rows), len(rows[0]))
 
 
 def _mosaic(pictures: Colours, columns: int) -> str:
