@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "empty").mkdir()
     (folder / "file").write_text("something")
     (folder / "bad.toml").write_text("[optim")
-    with folder_entered(folder):
+    with chdir(folder):
         assert call("train", *SMALL, "--out", "run") == 0
     shutil.copytree(folder / "run", folder / "unfinished")
     shutil.rmtree(folder / "unfinished" / "model")
@@ -95,16 +95,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "named" / "classes.txt").write_text("top\nmiddle\nbottom\n")
     Image.fromarray(np.zeros((12, 12), np.uint8)).save(folder / "dark.png")
     return folder
-
-
-@contextmanager
-def folder_entered(folder: Path) -> Iterator[None]:
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        yield
-    finally:
-        os.chdir(before)
 
 
 @pytest.fixture(autouse=True)

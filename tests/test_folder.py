@@ -14,7 +14,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -219,7 +219,7 @@ def test_what_is_left_out_is_counted_by_kind(tmp_path: Path) -> None:
     build(root / "train/dog/zero", {"zero": Path("/dev/zero"), "null": Path("/dev/null")})
     with socket.socket(socket.AF_UNIX) as listener:
         # A relative address, because that of a socket is short.
-        with working_in(root / "val/cat"):
+        with chdir(root / "val/cat"):
             listener.bind("socket")
         listing = list_folder(root)
     assert rows(listing) == [
@@ -238,16 +238,6 @@ def test_what_is_left_out_is_counted_by_kind(tmp_path: Path) -> None:
         "sockets": 1,
         "system files": 4,
     }
-
-
-@contextmanager
-def working_in(folder: Path) -> Iterator[None]:
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        yield
-    finally:
-        os.chdir(before)
 
 
 def test_no_file_is_opened(tmp_path: Path) -> None:

@@ -2,15 +2,21 @@
 
 from json import dumps as to_json
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from cyclopts import App
+from cyclopts import App, Parameter
 
 from deepcnn.cli_data import Flag
 from deepcnn.errors import ConfigError, RunError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+RunFolder = Annotated[Path, Parameter(help="Run folder, or its model folder.")]
+Image = Annotated[
+    str,
+    Parameter(help="Picture files, or places of test images, from 0; default the first."),
+]
 
 views = App(
     name="inspect",
@@ -22,7 +28,7 @@ views = App(
 
 
 @views.command
-def filters(run: Path, /, *, evolution: Flag = False, out: Path | None = None) -> None:
+def filters(run: RunFolder, /, *, evolution: Flag = False, out: Path | None = None) -> None:
     """Draw the filters of the first layer; with --evolution, how they came about.
 
     Examples:
@@ -32,8 +38,6 @@ def filters(run: Path, /, *, evolution: Flag = False, out: Path | None = None) -
 
     Parameters
     ----------
-    run
-        Run folder, or its model folder.
     evolution
         Draw them as they were before training and after its epochs, a row each.
     out
@@ -49,7 +53,7 @@ def filters(run: Path, /, *, evolution: Flag = False, out: Path | None = None) -
 
 @views.command
 def maps(
-    run: Path,
+    run: RunFolder,
     image: str = "0",
     /,
     *,
@@ -62,8 +66,6 @@ def maps(
 
     Parameters
     ----------
-    run
-        Run folder, or its model folder.
     image
         Picture file, or place of a test image, from 0.
     layer
@@ -80,7 +82,7 @@ def maps(
 
 @views.command
 def neighbours(
-    run: Path,
+    run: RunFolder,
     /,
     *images: str,
     sample: int = 10_000,
@@ -93,8 +95,6 @@ def neighbours(
 
     Parameters
     ----------
-    run
-        Run folder, or its model folder.
     images
         Picture files, or places of test images, from 0; default some test images.
     sample
@@ -117,7 +117,7 @@ def neighbours(
 
 @views.command
 def separability(
-    run: Path,
+    run: RunFolder,
     /,
     *,
     sample: int = 1_000,
@@ -132,8 +132,6 @@ def separability(
 
     Parameters
     ----------
-    run
-        Run folder, or its model folder.
     sample
         How many training images to fit to and test images to measure on, at random; 0: all.
     out
@@ -158,9 +156,9 @@ def separability(
 
 @views.command
 def occlusion(
-    run: Path,
+    run: RunFolder,
     /,
-    *images: str,
+    *images: Image,
     out: Path | None = None,
 ) -> None:
     """Draw where covering a part of an image makes the network less sure of its answer.
@@ -169,10 +167,6 @@ def occlusion(
 
     Parameters
     ----------
-    run
-        Run folder, or its model folder.
-    images
-        Picture files, or places of test images, from 0; default the first.
     out
         PNG or SVG file to write; default RUN-occlusion.png.
     """
@@ -185,9 +179,9 @@ def occlusion(
 
 @views.command
 def gradcam(
-    run: Path,
+    run: RunFolder,
     /,
-    *images: str,
+    *images: Image,
     out: Path | None = None,
 ) -> None:
     """Draw which parts of an image speak for its likeliest classes, by Grad-CAM.
@@ -196,10 +190,6 @@ def gradcam(
 
     Parameters
     ----------
-    run
-        Run folder, or its model folder.
-    images
-        Picture files, or places of test images, from 0; default the first.
     out
         PNG or SVG file to write; default RUN-gradcam.png.
     """
@@ -212,7 +202,7 @@ def gradcam(
 
 @views.command
 def patches(
-    run: Path,
+    run: RunFolder,
     /,
     *,
     layer: str | None = None,
@@ -225,8 +215,6 @@ def patches(
 
     Parameters
     ----------
-    run
-        Run folder, or its model folder.
     layer
         Layer to draw, as `deepcnn models NAME` calls it; default some channels of every stage.
     sample
@@ -243,7 +231,7 @@ def patches(
 
 @views.command
 def embedding(
-    run: Path,
+    run: RunFolder,
     /,
     *,
     method: Literal["pca", "tsne"] = "pca",
@@ -256,8 +244,6 @@ def embedding(
 
     Parameters
     ----------
-    run
-        Run folder, or its model folder.
     method
         pca, the two directions of largest variance; or tsne, which keeps neighbours together.
     sample
