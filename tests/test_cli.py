@@ -40,8 +40,8 @@ COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:3\d|4\d|9\d|10\d)(?:;\d+)*m")
 # What the command line consists of. Whoever changes this changes what people have in scripts.
 COMMANDS = {
     "bench": "WHAT --network --recipe --seeds --rounds --root --json",
-    "train": "RECIPE --data --out --config --device --precision --device-policy --seed --overfit "
-    "--live --print-config --accept-change --json",
+    "train": "RECIPE --data --out --config --device --precision --device-policy --seed --budget "
+    "--overfit --live --print-config --accept-change --json",
     "diagnose": "WHAT --data --plot --json",
     "evaluate": "RUN --split --data --root --views --accuracy --coverage --device --json",
     "compare": "RUNS --json",
@@ -65,7 +65,7 @@ COMMANDS = {
     "inspect patches": "RUN --layer --sample --out",
     "inspect embedding": "RUN --method --sample --out",
     "finetune": "DATA --model --weights --probe-only --freeze --unfreeze-at --class-weights --seed "
-    "--out --live --print-config --accept-change --json",
+    "--budget --out --live --print-config --accept-change --json",
 }
 
 
@@ -211,6 +211,12 @@ BAD_REQUESTS = [
     ("train --out", r"--out"),
     ("train --seed x", r"train\.seed is 'x', expected a whole number"),
     ("train --precision fp8", r"hardware\.precision is 'fp8', expected one of auto, fp32"),
+    ("train --budget 10x", r"--budget is '10x', expected a time above 0 in s, m or h, such as 90s"),
+    ("train --budget 0s", r"--budget is '0s', expected a time above 0"),
+    ("train --budget=-5m", r"--budget is '-5m', expected a time above 0"),
+    ("train --train.budget -1", r"train\.budget is -1\.0, expected at least 0"),
+    ("train --overfit 5 --budget 1m", r"--overfit ends when the images are known: leave --budget"),
+    ("finetune toy --probe-only --budget 1m", r"--probe-only makes no updates that a --budget"),
     ("train --config nowhere.toml", r"cannot read nowhere\.toml: No such file"),
     ("train --config bad.toml", r"bad\.toml is not a TOML file"),
     ("evaluate", r"RUN"),

@@ -1,6 +1,7 @@
 """The beginning of a run, or of its continuation: what is checked, chosen and announced."""
 
 import shlex
+import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from deepcnn import checkpoint, interrupt, models, preflight, probe, runlog
+from deepcnn.ahead import look_ahead
 from deepcnn.checkpoint import TrainState
 from deepcnn.choose import Choice, choose_policy
 from deepcnn.config import Config
@@ -35,12 +37,16 @@ UNCHANGEABLE = tuple(
 )  # fmt: skip
 
 
-def begin(config: Config, folder: Path, cache: Path, accept_change: bool) -> Run:
-    """Begin a run in `folder`, whose lock is held, or go on with the one begun there.
+def begin(
+    config: Config, folder: Path, cache: Path, accept_change: bool, began: float | None = None
+) -> Run:
+    """Begin a run in `folder`, whose lock is held, or go on with the one begun there. Its time
+    budget, if it has one, runs since `began`, by default now.
 
     Raises RunError where the folder holds a finished run or one that is not this one, unless
-    `accept_change` says to go on knowingly.
+    `accept_change` says to go on knowingly; ConfigError where the budget leaves no time to train.
     """
+    began = time.perf_counter() if began is None else began
     display = Display(config.train.epochs)
     begun = runlog.is_begun(folder)
     changes = _changed_settings(folder, config, accept_change) if begun else []
@@ -64,32 +70,43 @@ def begin(config: Config, folder: Path, cache: Path, accept_change: bool) -> Run
     _announce(display, config, splits, choice, state)
     if not _restore(folder / "checkpoints", state, display):
         prepare(config, splits, policy, state, display)
-        if config.train.epochs and (warning := first_look(state.model, splits, policy)):
+        if preflight.trains(config) and (warning := first_look(state.model, splits, policy)):
             command = f"deepcnn diagnose {shlex.quote(str(folder))}"
             display.say(f"warning: {warning}; `{command}` says what to do")
     log = runlog.EventLog(folder, state.events)
     run = Run(folder, config, policy, splits, state, display, log)
-    total = run.updates(config.train.epochs)
-    if state.step > total:
-        raise RunError(
-            f"{folder} is at update {state.step} already, more than the {total} of train.epochs "
-            f"{config.train.epochs}: give more epochs, or another --out"
-        )
-    if not run.updates(state.epoch) <= state.step <= run.updates(state.epoch + 1):
-        raise RunError(
-            f"{folder} was begun with another number of training images; give another --out"
-        )
+    _require_its_place(run)
+    facts = {
+        "policy": asdict(policy),
+        "policy_origin": choice.origin,
+        "policy_seconds": choice.seconds,
+        "accepted_changes": changes,
+        "data": {**splits.facts(), "glance": seen},
+        "machine": machine(policy.device),
+        "data_fingerprint": splits.fingerprint,
+    }
+    if config.train.budget:
+        run.pace = look_ahead(run, facts, began)
     if changes or not begun:
-        facts = {
-            "policy": asdict(policy),
-            "policy_origin": choice.origin,
-            "policy_seconds": choice.seconds,
-            "accepted_changes": changes,
-        }
-        conditions = {"machine": machine(policy.device), "data_fingerprint": splits.fingerprint}
-        facts["data"] = {**splits.facts(), "glance": seen}
-        runlog.begin(folder, config, facts | conditions)
+        runlog.begin(folder, config, facts)
     return run
+
+
+def _require_its_place(run: Run) -> None:
+    """Raise RunError where a checkpoint is of no place in a run of these settings and images."""
+    train, state = run.config.train, run.state
+    total = run.updates(train.epochs)
+    if state.step > total and not train.budget:
+        raise RunError(
+            f"{run.folder} is at update {state.step} already, more than the {total} of "
+            f"train.epochs {train.epochs}: give more epochs, or another --out"
+        )
+    # At the end of its budget a run has cut its last epoch short.
+    first = 0 if train.budget and state.progress >= 1 else run.updates(state.epoch)
+    if not first <= state.step <= run.updates(state.epoch + 1):
+        raise RunError(
+            f"{run.folder} was begun with another number of training images; give another --out"
+        )
 
 
 def begin_state(config: Config, splits: Splits, policy: Policy) -> TrainState:
@@ -142,7 +159,7 @@ def _first_images(config: Config, splits: Splits) -> Tensor:
 
 def choice_for(config: Config, splits: Splits, cache: Path, display: Display) -> Choice:
     """How the run is to compute."""
-    if not config.train.epochs:
+    if not preflight.trains(config):
         plain = plain_policy(config.hardware.device).under(config.hardware)
         return Choice(plain, "nothing to train", {})
     classes, channels = len(splits.train.classes), splits.train.num_channels

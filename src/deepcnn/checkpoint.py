@@ -42,11 +42,15 @@ class TrainState:
     best_accuracy: float = -1.0
     best_step: int = -1
     seconds: float = 0.0  # of training so far; a clock, so no part of what must be equal
+    # Within a time budget, which is a clock, too: how far the run is, from 0 to 1, and the seconds
+    # of the budget that are used.
+    progress: float = 0.0
+    used: float = 0.0
     events: list[dict[str, Any]] = field(default_factory=list)
 
     NUMBERS = (
         "epoch", "step", "loss_sum", "correct", "seen", "moving_loss",
-        "best_accuracy", "best_step", "seconds", "events",
+        "best_accuracy", "best_step", "seconds", "progress", "used", "events",
     )  # fmt: skip
 
     def final_weights(self) -> dict[str, Tensor]:
@@ -165,7 +169,7 @@ def _from_files(files: Mapping[str, bytes], state: TrainState) -> None:
         state.losses, state.visits = tensors.get("losses", state.losses), tensors.get("visits")
     state.filters = _filters(tensors)
     for name in TrainState.NUMBERS:
-        setattr(state, name, meta[name])
+        setattr(state, name, meta.get(name, getattr(state, name)))  # earlier versions had fewer
 
 
 def _filters(tensors: Mapping[str, Tensor]) -> dict[int, Tensor]:

@@ -10,6 +10,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from deepcnn.budget import command_start, seconds
 from deepcnn.cli_data import Flag, Settings
 from deepcnn.config import Config
 from deepcnn.errors import ConfigError, Interrupted, look_up
@@ -19,6 +20,13 @@ from deepcnn.settings import resolve, to_toml
 
 # Options that both commands have.
 Seed = Annotated[str | None, Parameter(help="Short for --train.seed.")]
+Budget = Annotated[
+    str | None,
+    Parameter(
+        help="Time for the whole command, such as 90s, 10m or 1.5h: it trains as long as leaves "
+        "time for evaluation, model and report. Short for --train.budget SECONDS."
+    ),
+]
 Live = Annotated[
     Flag,
     Parameter(help="Write RUN/report.html anew after each epoch; a browser that shows it follows."),
@@ -44,6 +52,7 @@ def train(
     precision: str | None = None,
     device_policy: str | None = None,
     seed: Seed = None,
+    budget: Budget = None,
     overfit: int | None = None,
     live: Live = False,
     print_config: PrintConfig = False,
@@ -57,6 +66,7 @@ def train(
 
     deepcnn train lenet-mnist --live --out runs/first --train.epochs 3
     deepcnn train --data FOLDER --model.name lenet --data.pad 2
+    deepcnn train fashion-mnist --budget 10m
     deepcnn train lenet-mnist --overfit 50
 
     Parameters
@@ -84,6 +94,7 @@ def train(
         "hardware.precision": precision,
         "hardware.policy": device_policy,
         "train.seed": seed,
+        "train.budget": _in_seconds(budget),
     }
     resolution = resolve(_named(recipe), config, os.environ, _given(short) | settings)
     if overfit is not None and not print_config:
@@ -102,6 +113,7 @@ def finetune(
     unfreeze_at: str | None = None,
     class_weights: Flag = False,
     seed: Seed = None,
+    budget: Budget = None,
     out: Path | None = None,
     live: Live = False,
     print_config: PrintConfig = False,
@@ -114,13 +126,14 @@ def finetune(
     DATA is a folder with a folder of pictures for each class, or with such
     folders in train, val and test; or a CSV file with the columns path and
     label. With fewer than 500 pictures only the last layer is fitted, which is
-    soon done and hard to beat; --train.epochs 5 tunes all of it. Any setting can
-    be changed as with `deepcnn train`. Examples:
+    soon done and hard to beat; --train.epochs 5 tunes all of it, and so does
+    --budget. Any setting can be changed as with `deepcnn train`. Examples:
 
     deepcnn finetune photos
     deepcnn finetune photos --model torchvision/resnet18
     deepcnn finetune photos --model timm/mobilenetv2_100 --weights FILE.safetensors
     deepcnn finetune photos --probe-only --seed 1
+    deepcnn finetune photos --budget 10m
 
     Parameters
     ----------
@@ -144,12 +157,17 @@ def finetune(
     from deepcnn.finetune import plan
     from deepcnn.runlog import is_begun, recorded_config
 
+    if probe_only and budget:
+        raise ConfigError(
+            "--probe-only makes no updates that a --budget could be for: leave one out"
+        )
     short = {
         "transfer.freeze": freeze,
         "transfer.unfreeze_at": unfreeze_at,
         "train.class_weights": "true" if class_weights else None,
         "train.epochs": "0" if probe_only else None,
         "train.seed": seed,
+        "train.budget": _in_seconds(budget),
     }
     folder = out or Path("runs") / f"finetune-{Path(data).resolve().name.removesuffix('.csv')}"
     if is_begun(folder):  # then the weights have been read, and may be gone
@@ -164,6 +182,11 @@ def finetune(
 def _named(recipe: str) -> tuple[str, Config]:
     """The settings of a recipe, with its name."""
     return recipe, look_up("recipe", recipe, RECIPES)()
+
+
+def _in_seconds(budget: str | None) -> str | None:
+    """A budget as --train.budget takes it."""
+    return None if budget is None else str(seconds(budget))
 
 
 def _given(short: dict[str, str | None]) -> dict[str, str]:
@@ -188,7 +211,7 @@ def _fit(
     from deepcnn.words import result_in_words
 
     try:
-        facts = fit(config, folder, cache_folder(), accept_change, live)
+        facts = fit(config, folder, cache_folder(), accept_change, live, command_start())
     except Interrupted as stop:
         command = f"{_program()} {shlex.join(sys.argv[1:])}"
         message = f"{stop}; continue with: {command}"
@@ -206,6 +229,8 @@ def _overfit(config: Config, number: int, out: Path | None, json: bool) -> int:
     from deepcnn.by_heart import learn_by_heart, set_for_this
     from deepcnn.progress import say
 
+    if config.train.budget:
+        raise ConfigError("--overfit ends when the images are known: leave --budget out")
     if out:
         raise ConfigError("--overfit writes nothing, so there is no folder for --out: give one")
     changed = (f"{key} {value}" for key, value in set_for_this(config, number).items())

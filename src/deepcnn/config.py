@@ -173,6 +173,7 @@ class Train(Section):
     """How long, in which portions, and what is kept."""
 
     epochs: int = setting(10, "passes over the training set", at_least=0, at_most=100_000)
+    budget: float = setting(0.0, "seconds of the whole command, instead of epochs", at_least=0)
     batch_size: int = setting(128, "images per update", at_least=1)
     accumulate: int = setting(
         1, "pieces that a batch is computed in, to save memory; same update", at_least=1

@@ -22,6 +22,7 @@ def finish(run: Run) -> dict[str, Any]:
     """Read the test set once, with the final weights in fp32, and commit the finished model."""
     config, splits, state = run.config, run.splits, run.state
     transfer.freeze(state.model, 0)
+    num_updates = state.step
     keep_best(run)
     model, policy = run.final_model(), run.policy.exact()
 
@@ -47,6 +48,7 @@ def finish(run: Run) -> dict[str, Any]:
         "config": asdict(config),
         "policy": asdict(run.policy),
         "data_fingerprint": splits.fingerprint,
+        **run.spent(num_updates),
     }
     run.record(event="result", step=state.step, **measured)
     picture = run.folder / "learning-curve.png"
@@ -61,7 +63,7 @@ def finish(run: Run) -> dict[str, Any]:
         raise _no_room(run.folder / FILE, error) from error
     _save_model(run, facts)
     report(run)
-    return facts
+    return facts | run.spent(num_updates)
 
 
 def report(run: Run, live: bool = False) -> None:

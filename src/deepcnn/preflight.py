@@ -17,6 +17,11 @@ from deepcnn.models.pretrained import find_weights, load_pretrained
 from deepcnn.progress import say
 
 
+def trains(config: Config) -> bool:
+    """Whether any update is to be made."""
+    return config.train.epochs > 0 or config.train.budget > 0
+
+
 def build(config: Config, splits: Splits) -> nn.Module:
     """The network for these classes, channels and sides, with weights as construction draws."""
     classes, preprocess = len(splits.train.classes), splits.preprocess
@@ -80,7 +85,7 @@ def _check_model(config: Config, splits: Splits) -> None:
     if config.transfer.probe:
         probe.check(model, len(splits.train.classes))
     goes_by_validation = config.train.keep == "best" or config.train.patience
-    if config.train.epochs and goes_by_validation and not splits.validation:
+    if trains(config) and goes_by_validation and not splits.validation:
         raise ConfigError(
             "train.keep best and train.patience go by validation images, but none are held out: "
             "set --data.validation 0.1, or --train.keep last and --train.patience 0"

@@ -39,6 +39,12 @@ class Display:
         with self.bar:
             yield
 
+    def expect(self, total: int, epochs: int) -> None:
+        """Show progress towards another end from now on."""
+        self.total, self.epochs = total, epochs
+        if self.bar:
+            self.bar.update(self.task, total=total)
+
     def step(self, step: int, epoch: int, facts: str, num_images: int) -> None:
         """Show the state after update number `step`, made from `num_images` images."""
         self.images += num_images
@@ -59,6 +65,13 @@ class Display:
             return
         with suppress(OSError):
             self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+class Silent(Display):
+    """Shows nothing."""
+
+    def say(self, line: str) -> None:
+        """Do not print it."""
 
 
 def reported(items: Iterable[T], total: int, what: str) -> Iterator[T]:

@@ -8,17 +8,10 @@ from deepcnn.begin import begin_state, prepare
 from deepcnn.config import Config
 from deepcnn.data.splits import Splits
 from deepcnn.device import Policy
-from deepcnn.progress import Display
+from deepcnn.progress import Silent
 from deepcnn.run import Run
 
 NOWHERE = Path(os.devnull)
-
-
-class Silent(Display):
-    """Shows nothing."""
-
-    def say(self, line: str) -> None:
-        """Do not print it."""
 
 
 def rehearse(config: Config, splits: Splits, policy: Policy) -> Run:

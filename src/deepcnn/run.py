@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from deepcnn import checkpoint, models, runlog
+from deepcnn.budget import Pace, advance
 from deepcnn.checkpoint import TrainState
 from deepcnn.config import Config
 from deepcnn.data.colour import Components, pixel_components
@@ -40,6 +41,8 @@ class Run:
     state: TrainState
     display: Display
     log: runlog.EventLog
+    pace: Pace | None = None  # within a time budget
+    saving: float = 0.0  # seconds of all checkpoints
     warned: set[str] = field(default_factory=set)
     saved_at: float = field(default_factory=time.perf_counter)
     _components: Components | None = None
@@ -55,6 +58,44 @@ class Run:
         """How many updates are made in the first epochs."""
         first, later = (len(self.slices(epoch)) for epoch in (0, 1))
         return first + (epochs - 1) * later if epochs else 0
+
+    def epochs_in(self, updates: int) -> float:
+        """How many epochs so many updates are, the last perhaps in part."""
+        first, later = (len(self.slices(epoch)) for epoch in (0, 1))
+        return updates / first if updates < first else 1 + (updates - first) / later
+
+    def total(self) -> int:
+        """How many updates the run has, within a budget as planned last."""
+        return self.pace.total if self.pace else self.updates(self.config.train.epochs)
+
+    def num_epochs(self) -> int:
+        """How many epochs the run has; within a budget the last may be cut short."""
+        return math.ceil(self.epochs_in(self.total())) if self.pace else self.config.train.epochs
+
+    def is_over(self) -> bool:
+        """Whether the last update within the budget has been made."""
+        return self.pace is not None and self.state.progress >= 1
+
+    def is_under_way(self) -> bool:
+        """Whether an epoch is left; within a budget: time, or an epoch that is not concluded."""
+        if self.pace:
+            return not self.is_over() or self.state.seen > 0
+        return self.state.epoch < self.config.train.epochs
+
+    def advance(self, total: int) -> tuple[float, float]:
+        """Progress (0 to 1) in the middle of the next update and after it, of `total` in all."""
+        step = self.state.step
+        if self.pace:
+            return advance(self.state.progress, total - step)
+        return (step + 0.5) / total, (step + 1) / total
+
+    def spent(self, updates: int) -> dict[str, Any]:
+        """What became of the budget in so many updates; nothing without one."""
+        if not self.pace:
+            return {}
+        epochs, seconds = self.epochs_in(updates), self.pace.budget
+        facts = {"seconds": seconds, "used": self.pace.used(), "updates": updates, "epochs": epochs}
+        return {"budget": facts}
 
     def visits(self) -> Tensor:
         """The images of the epoch under way, in order: indices in the training set, int64."""
@@ -125,7 +166,7 @@ class Run:
 
     def keep_filters(self) -> None:
         """Keep the weights of the first convolution as they are now, between two epochs."""
-        state, epochs = self.state, self.config.train.epochs
+        state, epochs = self.state, self.num_epochs()
         key = f"{ends(state.model)[0]}.weight"
         every = max(1, math.ceil(epochs / MOST_EPOCHS))
         is_due = state.epoch % every == 0 or state.epoch == epochs
@@ -135,6 +176,8 @@ class Run:
 
     def record(self, **event: Any) -> None:
         """Add an event to the record; a failing disk is warned of, training goes on."""
+        if self.pace:
+            event |= {"progress": self.state.progress, "used": self.pace.used()}
         self._warn_of(self.log.append(event))
 
     def catch_up(self) -> None:
@@ -148,12 +191,14 @@ class Run:
     def save(self) -> None:
         """Commit a checkpoint; if the disk fails, the ones before stay and training goes on."""
         self.saved_at = time.perf_counter()
+        self.state.used = self.pace.used() if self.pace else 0.0
         try:
             checkpoint.save(self.folder / "checkpoints", self.state)
         except (OSError, Damaged) as error:
             self.warn(f"a checkpoint could not be written: {error}")
         except NonFiniteError as error:
             raise NonFiniteError(f"after step {self.state.step} {error}. {self.remedy()}") from None
+        self.saving += time.perf_counter() - self.saved_at
 
     def remedy(self) -> str:
         """What to do about numbers that are not finite."""

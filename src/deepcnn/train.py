@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from deepcnn import interrupt, runlog, words
+from deepcnn.ahead import replanned
 from deepcnn.begin import begin
 from deepcnn.config import Config
 from deepcnn.data.augment import draw
@@ -35,24 +36,29 @@ SMOOTHING = 0.01  # weight of the newest loss in the moving average: text 000
 
 
 def fit(
-    config: Config, folder: Path, cache: Path, accept_change: bool = False, live: bool = False
+    config: Config,
+    folder: Path,
+    cache: Path,
+    accept_change: bool = False,
+    live: bool = False,
+    began: float | None = None,
 ) -> dict[str, Any]:
     """Train as `config` says into the run folder, or continue what was begun there.
 
-    With `live`, its report is written anew after each epoch. Returns the facts of the finished
-    model. Raises RunError if the folder cannot be used for this, Interrupted after a checkpoint
-    when a signal asked to stop, NonFiniteError, SaveError.
+    With `live`, its report is written anew after each epoch. A time budget runs since `began`, by
+    default now, on the clock of `time.perf_counter`. Returns the facts of the finished model.
+    Raises RunError if the folder cannot be used for this, ConfigError if the budget is too short,
+    Interrupted after a checkpoint when a signal asked to stop, NonFiniteError, SaveError.
     """
     with runlog.opened(folder), _memory_explained(config):
-        run = begin(config, folder, cache, accept_change)
-        total = run.updates(config.train.epochs)
+        run = begin(config, folder, cache, accept_change, began)
         try:
-            with run.display.following(run.state.step, total):
-                train_epochs(run, total, live)
+            with run.display.following(run.state.step, run.total()):
+                train_epochs(run, run.total(), live)
                 return finish(run)
         except Interrupted as stop:
             run.save()
-            message = f"{stop} at step {run.state.step} of {total}"
+            message = f"{stop} at step {run.state.step} of {run.total()}"
             raise Interrupted(message, stop.signal_number) from stop
 
 
@@ -64,7 +70,7 @@ def train_epochs(run: Run, total: int, live: bool = False) -> None:
     measure_beginning(run)
     if live:
         report(run, live)
-    while run.state.epoch < run.config.train.epochs and not is_stale(run):
+    while run.is_under_way() and not is_stale(run):
         train_epoch(run, images, total)
         end_epoch(run)
         run.keep_filters()
@@ -107,14 +113,18 @@ def train_epoch(run: Run, images: Source, total: int) -> None:
         parameters,
     )
     for update in updates:
+        if run.is_over():
+            break
         interrupt.check()
+        total = replanned(run, total)
         began = time.perf_counter()
-        progress = (state.step + 0.5) / total
+        progress, progress_then = run.advance(total)
         run.thaw(progress)
         lr = config.optim.lr * lr_factor(config.optim, progress)
         num_pieces = len(in_pieces(update, config))
         loss, correct = make_update(run, islice(pieces, num_pieces), permutation[update], lr)
         account(run, loss, correct, len(update), time.perf_counter() - began)
+        state.progress = progress_then
         note(run, loss, len(update), total)
 
 
@@ -226,7 +236,7 @@ def note(run: Run, loss: float, num_images: int, total: int) -> None:
 
 
 def end_epoch(run: Run) -> None:
-    """Measure, record and conclude an epoch whose updates have all been made."""
+    """Measure, record and conclude an epoch: its updates are made, or a budget cuts it short."""
     state, splits = run.state, run.splits
     event: dict[str, Any] = {
         "event": "epoch",
@@ -236,7 +246,7 @@ def end_epoch(run: Run) -> None:
         "moving_loss": state.moving_loss,
         "train_accuracy": state.correct / state.seen,
     }
-    if state.losses is not None:
+    if state.losses is not None or state.step < run.updates(state.epoch + 1):
         event["visited"] = state.seen
     if splits.validation:
         event["validation_accuracy"] = accuracy(run, splits.validation)
@@ -247,7 +257,7 @@ def end_epoch(run: Run) -> None:
     state.epoch, state.visits = state.epoch + 1, None
     state.loss_sum, state.correct, state.seen = 0.0, 0, 0
     run.record(**event, seconds=state.seconds)
-    run.display.say(words.epoch_in_words(event, run.config.train.epochs, state.seconds))
+    run.display.say(words.epoch_in_words(event, run.num_epochs(), state.seconds))
 
 
 def accuracy(run: Run, images: ImageSet) -> float:

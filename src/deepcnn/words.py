@@ -29,11 +29,21 @@ def result_in_words(folder: Path, facts: dict[str, Any], program: str = "deepcnn
         f"test accuracy  {test['accuracy']:.2%}  (95 % interval {low:.2%} to {high:.2%}, "
         f"{test['num_images']:,} images)",
         f"training time  {duration(facts['seconds'])}",
+        *_budget(facts),
         f"run folder     {folder}{os.sep}",
         f"picture        {folder / 'learning-curve.png'}",
         f"report         {folder / 'report.html'}",
         f"next           {program} evaluate {shlex.quote(str(folder))}",
     ])  # fmt: skip
+
+
+def _budget(facts: Mapping[str, Any]) -> list[str]:
+    """What became of the budget, where there was one."""
+    if not (budget := facts.get("budget")):
+        return []
+    updates, epochs = budget["updates"], budget["epochs"]
+    used = f"{duration(budget['used'])} of {duration(budget['seconds'])}"
+    return [f"time budget    {used} used, {updates:,} updates, {epochs:.2f} epochs"]
 
 
 def evaluation_in_words(result: dict[str, Any]) -> str:

@@ -122,7 +122,8 @@ def headline(record: Record) -> str:
     text = f"{config.model.name} on {config.data.name}"
     if record.finished:
         return f"{text}, epochs: {len(record.epochs)}"
-    return f"{text}: not finished, epochs done: {len(record.epochs)} of {config.train.epochs}"
+    planned = duration(config.train.budget) if config.train.budget else config.train.epochs
+    return f"{text}: not finished, epochs done: {len(record.epochs)} of {planned}"
 
 
 def missing(record: Record, images: ImageSet | str) -> list[str]:
@@ -260,6 +261,9 @@ def cost_of(record: Record) -> list[tuple[str, str]]:
         rows.append(("an epoch", f"{duration(seconds / number)} in the mean of {number}"))
     if text := speed(record):
         rows.append(("speed", text))
+    if record.finished and (budget := record.finished.meta.get("budget")):
+        used = f"{duration(budget['used'])} of {duration(budget['seconds'])} before this page"
+        rows.append(("time budget", f"{used}, {budget['epochs']:.2f} epochs"))
     return rows
 
 
