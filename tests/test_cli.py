@@ -546,6 +546,7 @@ def test_results_for_machines(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert list(result) == [
         "run", "test", "validation", "temperature", "peak_memory", "num_train_images",
         "num_parameters", "seconds", "config", "policy", "data_fingerprint",
+        "phases",
     ]  # fmt: skip
     measured = [
         "accuracy", "interval", "num_images", "balanced_accuracy", "loss", "calibration_error",

@@ -15,8 +15,8 @@ from deepcnn import runlog
 from deepcnn.begin import begin
 from deepcnn.data.images import ImageSet
 from deepcnn.data.loader import Batch
+from deepcnn.objective import forward, mean_loss
 from deepcnn.run import Run
-from deepcnn.train import forward, mean_loss
 from faults import (
     SMALL,
     Settings,

@@ -262,6 +262,19 @@ def test_the_page_tells_data_machine_and_cost(world: World) -> None:
         assert words in text, words
 
 
+def test_where_the_time_went_is_told(world: World, tmp_path: Path) -> None:
+    run = shutil.copytree(world.run, tmp_path / "run")
+    phases = json.loads((run / "model" / "meta.json").read_text())["phases"]
+    rows = page_of(run).table("phase")
+    assert {row[0] for row in rows} == set(phases)
+    shares = [float(row[2].removesuffix("%")) for row in rows]
+    assert shares == sorted(shares, reverse=True)
+    assert sum(shares) == pytest.approx(100, abs=0.05 * len(shares))
+    assert float(rows[0][2].removesuffix("%")) == pytest.approx(
+        100 * max(phases.values()) / sum(phases.values()), abs=0.05
+    )
+
+
 def test_what_a_glance_found_is_told(world: World, tmp_path: Path) -> None:
     assert "no copies across its parts" in page_of(world.run).text
     data = shutil.copytree(world.data, tmp_path / "leaky")
@@ -461,7 +474,7 @@ def test_training_rewrites_a_live_page_after_each_epoch(
     last = (run / "report.html").read_text(encoding="utf-8")
     assert 'http-equiv="refresh"' not in last
     assert "test accuracy" in Page(last).text
-    ignored = ("seconds", "command")
+    ignored = runlog.MEASURED_FIELDS | {"command"}
     same = [
         {key: value for key, value in event.items() if key not in ignored}
         for each in (run, world.run)

@@ -350,6 +350,10 @@ def kept_nowhere(paths: list[Path], cache: Path, reason: str) -> None:
 def test_no_room(paths: list[Path], cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kept, "room", lambda folder: 20_000 if folder.parts[-2] == "here" else 1e9)
     kept_nowhere(paths, cache, "0.0 GB are free for it")
+    monkeypatch.undo()
+    found, said = look(paths, cache / "here")  # by now there is room
+    assert found.kept.pixels is not None
+    assert not said
 
 
 def test_a_disk_that_is_full(paths: list[Path], cache: Path) -> None:
@@ -401,8 +405,9 @@ def test_a_disk_that_fails_late(
     assert same(found, expected)
     assert len(said) == 1
     assert said[0].endswith(f"{PIXELS}: Input/output error")
-    with no_reading():
-        assert look(paths, cache / "here")[0].kept.pixels is None
+    found, said = look(paths, cache / "here")  # there is room, so that is tried again
+    assert found.kept.pixels is None
+    assert len(said) == 1
 
 
 def test_nobody_waits_for_the_disk(

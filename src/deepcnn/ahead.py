@@ -68,12 +68,12 @@ def replanned(run: Run, total: int) -> int:
     pace, state = run.pace, run.state
     if not pace:
         return total
-    pace.learn(time.perf_counter(), state.epoch, run.saving, pace.total - state.step)
+    pace.learn(time.perf_counter(), state.epoch, run.saving(), pace.total - state.step)
     has_news = pace.has_news(pace.used())
     if has_news and pace.told:
         # What has slowed updates down slows evaluation, too, unless it was stages that thawed.
         pace.slow_down(seconds_per_image(run) if run.config.transfer.freeze else None)
-        pace.mark = (time.perf_counter(), state.epoch, run.saving)
+        pace.mark = (time.perf_counter(), state.epoch, run.saving())
     pace.total = state.step + _updates_left(run, pace)
     if has_news:
         pace.told = pace.update
@@ -106,7 +106,7 @@ def rehearse_end(run: Run, conditions: Mapping[str, Any]) -> tuple[float, float]
         trial.save()
         began = time.perf_counter()
         finish(trial)
-        return time.perf_counter() - began, trial.saving
+        return time.perf_counter() - began, trial.saving()
 
 
 def seconds_per_image(run: Run) -> float:

@@ -18,11 +18,12 @@ from deepcnn.device import Policy
 from deepcnn.errors import ConfigError, NonFiniteError
 from deepcnn.evaluate import predictions
 from deepcnn.metrics import num_correct
+from deepcnn.objective import forward
 from deepcnn.progress import Display, reported
 from deepcnn.rehearsal import rehearse
 from deepcnn.run import Run
 from deepcnn.settings import flat
-from deepcnn.train import forward, make_update
+from deepcnn.train import make_update
 
 NUMBER = 50  # images: text 003
 UPDATES = 400  # enough for every network of `models`, most need a tenth: tests/test_museum.py

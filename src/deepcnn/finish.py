@@ -4,7 +4,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from deepcnn import artefact, calibration, checkpoint, curves, models
+from deepcnn import artefact, calibration, checkpoint, curves, models, speed
 from deepcnn.data.images import ImageSet
 from deepcnn.device import peak_memory
 from deepcnn.errors import SaveError
@@ -27,7 +27,8 @@ def finish(run: Run) -> dict[str, Any]:
     model, policy = run.final_model(), run.policy.exact()
 
     def said(images: ImageSet) -> Predictions:
-        found = predictions(model, run.source(images), policy)
+        with run.watch.during("evaluating"):
+            found = predictions(model, run.source(images), policy)
         return replace(found, images=images.fingerprint)
 
     results = {name: said(images) for name, images in splits.parts().items() if name != "train"}
@@ -49,6 +50,7 @@ def finish(run: Run) -> dict[str, Any]:
         "policy": asdict(run.policy),
         "data_fingerprint": splits.fingerprint,
         **run.spent(num_updates),
+        **speed.facts(run),
     }
     run.record(event="result", step=state.step, **measured)
     picture = run.folder / "learning-curve.png"

@@ -73,6 +73,9 @@ class Silent(Display):
     def say(self, line: str) -> None:
         """Do not print it."""
 
+    def step(self, step: int, epoch: int, facts: str, num_images: int) -> None:
+        """Do not show it."""
+
 
 def reported(items: Iterable[T], total: int, what: str) -> Iterator[T]:
     """Yield `items`, `total` of them, with a line on stderr every few seconds if it takes long."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from deepcnn import checkpoint, models, runlog
+from deepcnn.bottleneck import Trial
 from deepcnn.budget import Pace, advance
 from deepcnn.checkpoint import TrainState
 from deepcnn.config import Config
@@ -23,6 +24,7 @@ from deepcnn.errors import NonFiniteError
 from deepcnn.files import Damaged
 from deepcnn.models import transfer
 from deepcnn.models.weights import ends
+from deepcnn.phases import Stopwatch, delay
 from deepcnn.progress import Display
 
 # Of the first layer, for pictures of how it came about: enough to see it, and small beside the
@@ -42,9 +44,12 @@ class Run:
     display: Display
     log: runlog.EventLog
     pace: Pace | None = None  # within a time budget
-    saving: float = 0.0  # seconds of all checkpoints
     warned: set[str] = field(default_factory=set)
     saved_at: float = field(default_factory=time.perf_counter)
+    watch: Stopwatch = field(default_factory=Stopwatch)
+    delay_before: float = field(default_factory=delay)
+    fastest: float = math.inf  # seconds of the fastest update of a whole batch
+    trial: Trial | None = None
     _components: Components | None = None
     _frozen: int = -1
 
@@ -110,7 +115,7 @@ class Run:
 
     def source(self, images: ImageSet) -> Source:
         """An image set on the device of the run."""
-        return source(images, self.splits.preprocess, torch.device(self.policy.device))
+        return source(images, self.splits.preprocess, torch.device(self.policy.device), self.watch)
 
     def thaw(self, progress: float) -> None:
         """Let the stages train whose turn it is when `progress` (0 to 1) of the run is done."""
@@ -174,6 +179,10 @@ class Run:
         if is_due and key in weights:
             state.filters[state.epoch] = weights[key][:MOST_FILTERS].detach().cpu().clone()
 
+    def saving(self) -> float:
+        """Seconds of all checkpoints so far."""
+        return self.watch.seconds["checkpointing"]
+
     def record(self, **event: Any) -> None:
         """Add an event to the record; a failing disk is warned of, training goes on."""
         if self.pace:
@@ -193,12 +202,12 @@ class Run:
         self.saved_at = time.perf_counter()
         self.state.used = self.pace.used() if self.pace else 0.0
         try:
-            checkpoint.save(self.folder / "checkpoints", self.state)
+            with self.watch.during("checkpointing"):
+                checkpoint.save(self.folder / "checkpoints", self.state)
         except (OSError, Damaged) as error:
             self.warn(f"a checkpoint could not be written: {error}")
         except NonFiniteError as error:
             raise NonFiniteError(f"after step {self.state.step} {error}. {self.remedy()}") from None
-        self.saving += time.perf_counter() - self.saved_at
 
     def remedy(self) -> str:
         """What to do about numbers that are not finite."""

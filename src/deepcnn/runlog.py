@@ -21,7 +21,9 @@ from deepcnn.settings import flat, from_dict
 NEUTRAL_SETTINGS = {"data.root", "train.checkpoint_seconds"}
 
 # Facts that are measured; all others are the same in every repetition of a run.
-MEASURED_FIELDS = {"seconds", "images_per_second", "peak_memory", "progress", "used"}
+MEASURED_FIELDS = {
+    "seconds", "images_per_second", "peak_memory", "progress", "used", "phases", "bottleneck",
+}  # fmt: skip
 
 
 @contextmanager

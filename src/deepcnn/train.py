@@ -8,16 +8,15 @@ calls, and all that must survive a kill is the run's one `TrainState`.
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from deepcnn import interrupt, runlog, words
+from deepcnn import interrupt, runlog, speed, words
 from deepcnn.ahead import replanned
 from deepcnn.begin import begin
 from deepcnn.config import Config
@@ -28,7 +27,9 @@ from deepcnn.device import mix
 from deepcnn.errors import DeepcnnError, Interrupted, NonFiniteError
 from deepcnn.evaluate import predictions
 from deepcnn.finish import finish, report
-from deepcnn.optim import l1_norm, lr_factor, set_lr, update_average
+from deepcnn.objective import forward
+from deepcnn.optim import lr_factor, set_lr, update_average
+from deepcnn.phases import Stopwatch
 from deepcnn.run import Run
 
 EVENTS_PER_RUN = 200  # points of the learning curve within epochs
@@ -64,6 +65,7 @@ def fit(
 
 def train_epochs(run: Run, total: int, live: bool = False) -> None:
     """Go through the epochs that are left, with a checkpoint after each; `live`: and a report."""
+    run.watch = Stopwatch()
     images = run.source(run.splits.train)
     if run.state.step == 0:
         run.keep_filters()
@@ -75,6 +77,7 @@ def train_epochs(run: Run, total: int, live: bool = False) -> None:
         end_epoch(run)
         run.keep_filters()
         run.save()
+        speed.tell(run, images, speed.SHORT)
         if live:
             report(run, live)
 
@@ -125,7 +128,9 @@ def train_epoch(run: Run, images: Source, total: int) -> None:
         loss, correct = make_update(run, islice(pieces, num_pieces), permutation[update], lr)
         account(run, loss, correct, len(update), time.perf_counter() - began)
         state.progress = progress_then
+        run.watch.start("other")
         note(run, loss, len(update), total)
+        speed.tell(run, images, speed.LONG)
 
 
 def make_update(run: Run, pieces: Iterable[Batch], indices: Tensor, lr: float) -> tuple[float, int]:
@@ -154,11 +159,13 @@ def train_step(run: Run, pieces: Iterable[Batch], indices: Tensor) -> tuple[floa
     state.optimizer.zero_grad(set_to_none=True)
     total_loss, correct = 0.0, 0
     for batch in pieces:
+        run.watch.start("forward")
         share = len(batch.labels) / len(indices)
         objective, logits = forward(run, batch)
         hits = (logits.argmax(dim=1) == batch.labels).sum()
         value, count = torch.stack([objective.detach(), hits]).tolist()  # one wait, not two
         _require_finite(run, value, "the loss", indices)
+        run.watch.start("backward")
         state.scaler.scale(objective * share).backward()
         total_loss += value * share
         correct += int(count)
@@ -171,41 +178,12 @@ def train_step(run: Run, pieces: Iterable[Batch], indices: Tensor) -> tuple[floa
     )
     if not state.scaler.is_enabled():  # a scaler leaves such updates out, and lowers its scale
         _require_finite(run, float(norm), "the gradient norm", indices)
+    run.watch.start("optimiser")
     if clip_norm:
         torch.nn.utils.clip_grads_with_norm_(state.model.parameters(), clip_norm, norm)
     state.scaler.step(state.optimizer)
     state.scaler.update()
     return total_loss, correct
-
-
-def forward(run: Run, batch: Batch) -> tuple[Tensor, Tensor]:
-    """The mean loss of a batch with its penalties, and the logits N K in fp32."""
-    config, model = run.config, run.state.model
-    with run.policy.autocast():
-        outputs = model(run.policy.arrange(batch.images))
-    answers = [each.float() for each in (outputs if isinstance(outputs, tuple) else (outputs,))]
-    loss, *of_heads = (mean_loss(logits, batch, run) for logits in answers)
-    if of_heads:  # as in GoogLeNet: classifiers half-way, in training only
-        loss = loss + cast(float, model.auxiliary_weight) * torch.stack(of_heads).sum()
-    if config.optim.l1:
-        loss = loss + config.optim.l1 * l1_norm(model)
-    # LeNet-5 has a further logit in training, for a class that no image belongs to.
-    return loss, answers[0][:, : len(run.splits.train.classes)]
-
-
-def mean_loss(logits: Tensor, batch: Batch, run: Run) -> Tensor:
-    """The mean cross-entropy of a batch; of mixed images, with both labels by their shares."""
-    loss = partial(F.cross_entropy, logits, label_smoothing=run.config.train.label_smoothing)
-    if run.config.train.class_weights:
-        # Each image's own weight, 1 in the mean over the training set, not in that of the batch.
-        loss = partial(loss, weight=run.class_weights(logits))
-    elif batch.share is None:
-        return loss(batch.labels)
-    own = loss(batch.labels, reduction="none")
-    if batch.share is None or batch.partner_labels is None:
-        return own.mean()
-    partners = loss(batch.partner_labels, reduction="none")
-    return (batch.share * own + (1 - batch.share) * partners).mean()
 
 
 def account(run: Run, loss: float, correct: int, num_images: int, seconds: float) -> None:
@@ -220,6 +198,8 @@ def account(run: Run, loss: float, correct: int, num_images: int, seconds: float
     before = loss if state.moving_loss is None else state.moving_loss
     state.moving_loss = (1 - SMOOTHING) * before + SMOOTHING * loss
     state.seconds += seconds
+    if num_images == run.config.train.batch_size:
+        run.fastest = min(run.fastest, seconds)
 
 
 def note(run: Run, loss: float, num_images: int, total: int) -> None:
@@ -256,14 +236,15 @@ def end_epoch(run: Run) -> None:
         event["test_accuracy"] = accuracy(run, splits.test)
     state.epoch, state.visits = state.epoch + 1, None
     state.loss_sum, state.correct, state.seen = 0.0, 0, 0
-    run.record(**event, seconds=state.seconds)
+    run.record(**event, seconds=state.seconds, **speed.facts(run))
     run.display.say(words.epoch_in_words(event, run.num_epochs(), state.seconds))
 
 
 def accuracy(run: Run, images: ImageSet) -> float:
     """Accuracy of the weights so far, in the run's own precision."""
-    model = run.final_model() if run.state.average is not None else run.state.model
-    return predictions(model, run.source(images), run.policy).accuracy()
+    with run.watch.during("evaluating"):
+        model = run.final_model() if run.state.average is not None else run.state.model
+        return predictions(model, run.source(images), run.policy).accuracy()
 
 
 @contextmanager

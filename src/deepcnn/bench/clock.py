@@ -80,7 +80,7 @@ def rates(seconds: Mapping[str, Sequence[float]], number: int) -> dict[str, dict
     return {name: spread([number / value for value in values]) for name, values in seconds.items()}
 
 
-def best(function: Callable[[], object]) -> float:
+def best(function: Callable[[], object], repeats: int = REPEATS) -> float:
     """Shortest time of several calls, after one that warms it up."""
     function()
-    return min(timed(function) for _ in range(REPEATS))
+    return min(timed(function) for _ in range(repeats))

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from deepcnn.bench.clock import best
@@ -43,20 +44,31 @@ def _peak(device: str, dtype: torch.dtype) -> dict[str, float]:
     }
 
 
+def convolution_forward(device: str, dtype: torch.dtype, repeats: int) -> float:
+    """GFLOP/s of a convolution's forward pass, the best of so many."""
+    images, weight, work = _convolution(device, dtype)
+    return work / best(lambda: F.conv2d(images, weight, padding=1), repeats)
+
+
 def _convolution_peak(device: str, dtype: torch.dtype) -> tuple[float, float]:
-    number, inside, outside, side = CONVOLUTION
-    layout: dict[str, Any] = {"device": device, "memory_format": torch.channels_last}
-    images = torch.rand(number, inside, side, side).to(dtype=dtype, **layout).requires_grad_()
-    weight = torch.rand(outside, inside, 3, 3).to(dtype=dtype, **layout).requires_grad_()
-    output = F.conv2d(images, weight, padding=1)
+    images, weight, work = _convolution(device, dtype)
+    output = F.conv2d(images.requires_grad_(), weight.requires_grad_(), padding=1)
     gradient = torch.rand_like(output)
 
     def backward() -> object:
         return torch.autograd.grad(output, (images, weight), gradient, retain_graph=True)
 
-    work = 2 * number * outside * inside * 9 * side**2 / 1e9  # GFLOP, forward
     seconds = best(lambda: F.conv2d(images, weight, padding=1))
     return work / seconds, 2 * work / best(backward)
+
+
+def _convolution(device: str, dtype: torch.dtype) -> tuple[Tensor, Tensor, float]:
+    """Images and weights, and the GFLOP of the forward pass."""
+    number, inside, outside, side = CONVOLUTION
+    layout: dict[str, Any] = {"device": device, "memory_format": torch.channels_last}
+    images = torch.rand(number, inside, side, side).to(dtype=dtype, **layout)
+    weight = torch.rand(outside, inside, 3, 3).to(dtype=dtype, **layout)
+    return images, weight, 2 * number * outside * inside * 9 * side**2 / 1e9
 
 
 def measured_copy() -> float:

@@ -102,8 +102,18 @@ def _empty(file: io.FileIO) -> None:
 
 def room(folder: Path) -> int:
     """Bytes that decoded pictures may take: half of the free disk, at most half of the memory."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return min(shutil.disk_usage(folder).free, memory) // 2
+    return min(disk_room(folder), memory_room())
+
+
+def disk_room(folder: Path) -> int:
+    """Half of what is free where `folder` is, or will be."""
+    place = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    return shutil.disk_usage(place).free // 2
+
+
+def memory_room() -> int:
+    """Half of the memory of the machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
 def new_folder(parent: Path, say: Say) -> Path:

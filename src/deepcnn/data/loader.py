@@ -5,7 +5,7 @@ any batch by arithmetic.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import tee
 from typing import NamedTuple
 
@@ -23,13 +23,15 @@ from deepcnn.data.preprocess import Preprocess
 from deepcnn.data.shards import shard_order
 from deepcnn.data.threads import in_threads
 from deepcnn.device import available_threads, generator
+from deepcnn.phases import Stopwatch
 
 PORTION = 8  # pictures of one task: with fewer, handing over would cost more than decoding
 BUFFER = 4_096  # pictures of shards that are shuffled together
 MOST_IMAGES, MOST_PIXELS = 256, 2**21  # at once in evaluation: 41 at 224x224
 AHEAD = 2  # batches read in advance for a device that computes meanwhile; the CPU has no time to
 
-Finish = Callable[[Tensor, Tensor], Tensor]  # images uint8 at indices as numbers
+# Images uint8 at indices as numbers, with the stopwatch of who calls.
+Finish = Callable[[Tensor, Tensor, Stopwatch], Tensor]
 
 
 class Batch(NamedTuple):
@@ -59,12 +61,13 @@ class Reading(NamedTuple):
 @dataclass(frozen=True)
 class Source:
     """An image set with the way to turn it into numbers: uint8 N C H W on the device, or pictures
-    in files; `labels` int64 N on the device.
+    in files; `labels` int64 N on the device. `watch` tells what batches take.
     """
 
     images: Tensor | Photos
     labels: Tensor
     preprocess: Preprocess
+    watch: Stopwatch = field(default_factory=Stopwatch)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -88,34 +91,42 @@ class Source:
         """The images at each group of indices in turn. Pictures in files are read in threads."""
         device, in_files = self.labels.device, isinstance(self.images, Photos)
 
-        def finish(images: Tensor, indices: Tensor) -> Tensor:
+        def finish(images: Tensor, indices: Tensor, watch: Stopwatch) -> Tensor:
             if settings and parameters:
-                rows = pick(parameters, indices.cpu())
-                images = augment(images, settings, rows, is_placed=in_files)
-            return self.preprocess(images)
+                with watch.during("augmenting"):
+                    rows = pick(parameters, indices.cpu())
+                    images = augment(images, settings, rows, is_placed=in_files)
+            with watch.during("preprocessing"):
+                return self.preprocess(images)
 
         for indices, images in self._finished(groups, parameters, finish):
-            indices = indices.to(device)
-            yield Batch(images, self.labels[indices], indices)
+            with self.watch.during("copying"):
+                indices = indices.to(device)
+                labels = self.labels[indices]
+            yield Batch(images, labels, indices)
 
     def _finished(
         self, groups: Iterable[Tensor], parameters: Parameters | None, finish: Finish
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Each group of indices with its finished images on the device."""
-        device = self.labels.device
+        device, watch = self.labels.device, self.watch
         if not isinstance(self.images, Photos):
             for indices in groups:
-                yield indices, finish(self.images[indices.to(device)], indices)
+                with watch.during("copying"):
+                    images = self.images[indices.to(device)]
+                yield indices, finish(images, indices, watch)
             return
         # On the CPU a few at a time, where they are read, while they are near the processor.
         is_cpu = device.type == "cpu"
         readings = read(
-            self.images, groups, self.preprocess, parameters, finish if is_cpu else None
+            self.images, groups, self.preprocess, parameters, finish if is_cpu else None, watch
         )
         for reading in readings:
             indices, images = torch.from_numpy(reading.positions), reading.images
             if not is_cpu:
-                images = finish(images.to(device, non_blocking=True), indices)
+                with watch.during("copying"):
+                    images = images.to(device, non_blocking=True)
+                images = finish(images, indices, watch)
             yield indices, images
 
 
@@ -125,27 +136,29 @@ def read(
     preprocess: Preprocess,
     parameters: Parameters | None,
     finish: Finish | None,
+    watch: Stopwatch | None = None,
 ) -> Iterator[Reading]:
     """Decode the pictures of each group and bring them to one size, in threads.
 
     Each is cut to its own random window where `parameters` have some, else framed as the geometry
     says, and mirrored: uint8, or what `finish` makes of that. Without `finish` batches are read in
-    advance. Raises ImageError for a picture that cannot be read.
+    advance. `watch` is told what it takes. Raises ImageError for a picture that cannot be read.
     """
+    watch, threads = watch or Stopwatch(), available_threads()
 
-    def fill(task: tuple[Reading, slice]) -> Reading:
-        reading, part = task
+    def fill(task: tuple[Reading, slice]) -> tuple[Reading, dict[str, float]]:
+        (reading, part), own = task, Stopwatch("preprocessing")
         places = range(part.start, part.stop)
         # Stacked as they lie in memory, which takes a quarter of the time.
-        images = torch.stack([square(reading, place).permute(1, 2, 0) for place in places])
+        images = torch.stack([square(reading, place, own).permute(1, 2, 0) for place in places])
         images = images.permute(0, 3, 1, 2)
         if finish:
-            images = finish(images, torch.from_numpy(reading.positions[part]))
+            images = finish(images, torch.from_numpy(reading.positions[part]), own)
         reading.images[part] = images
-        return reading
+        return reading, own.by_phase()
 
-    def square(reading: Reading, place: int) -> Tensor:
-        picture = photos.pixels(int(reading.positions[place]))
+    def square(reading: Reading, place: int, own: Stopwatch) -> Tensor:
+        picture = photos.pixels(int(reading.positions[place]), own)
         if reading.windows is None:
             found = preprocess.frame(picture)
         else:
@@ -161,8 +174,10 @@ def read(
             yield [(reading, slice(start, min(start + PORTION, number))) for start in starts]
 
     ahead = 0 if finish else AHEAD
-    for portions in in_threads(fill, tasks(), available_threads(), ahead):
-        yield portions[0]
+    for portions in watch.coming(in_threads(fill, tasks(), threads, ahead), "waiting"):
+        for _, seconds in portions:
+            watch.add_threads(seconds, threads)
+        yield portions[0][0]
 
 
 def _begin(
@@ -208,7 +223,8 @@ def epoch_batches(
         read = _with_partners(positions, len(permutation)).tolist()
         places = torch.tensor([read.index(k) for k in partners.tolist()])
         rows = pick(parameters, permutation[positions])
-        pixels, share = mixed(batch.images[:number], batch.images[places], rows)
+        with images.watch.during("augmenting"):
+            pixels, share = mixed(batch.images[:number], batch.images[places], rows)
         others = batch.labels[places.to(batch.labels.device)]
         yield Batch(pixels, batch.labels[:number], batch.indices[:number], share, others)
 
@@ -219,8 +235,11 @@ def _with_partners(positions: Tensor, num_images: int) -> Tensor:
     return torch.cat([positions, partners[~torch.isin(partners, positions)]])
 
 
-def source(images: ImageSet, preprocess: Preprocess, device: torch.device) -> Source:
-    """An image set for `device`: an array goes there whole, as bytes.
+def source(
+    images: ImageSet, preprocess: Preprocess, device: torch.device, watch: Stopwatch | None = None
+) -> Source:
+    """An image set for `device`: an array goes there whole, as bytes. `watch` is told what its
+    batches take.
 
     Pictures in files are squashed for a model that has learnt from an array of squares.
     """
@@ -228,8 +247,9 @@ def source(images: ImageSet, preprocess: Preprocess, device: torch.device) -> So
     if isinstance(images.images, Photos):
         if preprocess.geometry == "none":
             preprocess = replace(preprocess, geometry="squash")
-        return Source(images.images, labels, preprocess)
-    return Source(torch.from_numpy(images.images).to(device), labels, preprocess)
+        return Source(images.images, labels, preprocess, watch or Stopwatch())
+    pixels = torch.from_numpy(images.images).to(device)
+    return Source(pixels, labels, preprocess, watch or Stopwatch())
 
 
 def order(seed: int, epoch: int, num_images: int) -> Tensor:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepcnn.errors import ImageError
+from deepcnn.phases import Stopwatch
 
 if TYPE_CHECKING:  # commands that only list data sets do not wait for torch
     from torch import Tensor
@@ -152,8 +153,10 @@ class Photos:
         """The picture as messages call it."""
         return self.scan.spots.name(int(self.rows[position]))
 
-    def pixels(self, position: int) -> "Tensor":
-        """One picture, uint8 C H W; from the kept pixels or decoded. Raises ImageError."""
+    def pixels(self, position: int, watch: Stopwatch | None = None) -> "Tensor":
+        """One picture, uint8 C H W; from the kept pixels or decoded. `watch` is told what that
+        takes. Raises ImageError.
+        """
         import torch
 
         from deepcnn.data.decode import decode_bytes
@@ -162,8 +165,11 @@ class Photos:
         channels, least, _ = scan.decoding
         height, width = map(int, scan.sizes[row])
         if (kept := scan.kept.pixels) is None:
-            content, name = scan.spots.read(row), Where(scan.spots, row)
-            picture = decode_bytes(content, name, channels, least, row in scan.cut)
+            name, watch = Where(scan.spots, row), watch or Stopwatch()
+            with watch.during("reading"):
+                content = scan.spots.read(row)
+            with watch.during("decoding"):
+                picture = decode_bytes(content, name, channels, least, row in scan.cut)
             if picture.shape[1:] != (height, width):  # for which windows may have been drawn
                 raise ImageError(
                     f"{name} is another picture than when it was looked at first: put it back, or "

@@ -15,6 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from deepcnn import interrupt
+from deepcnn.data import kept
 from deepcnn.data.decode import CUT, decode_bytes
 from deepcnn.data.kept import (
     DIGEST_BYTES,
@@ -55,13 +56,15 @@ class Seen(NamedTuple):
 def scan(spots: Spots, decoding: Decoding, cache: Path, threads: int, say: Say) -> Scan:
     """Look at all pictures, or take what an earlier look at the same files left in folder `cache`.
 
-    Files count as the same if path, size and time of change are. `say` is told why pixels are not
-    kept, where they are not.
+    Files count as the same if path, size and time of change are. Where pixels were not kept and
+    there is room for them by now, that is another look. `say` is told why they are not kept.
     """
     stamps = [stamp(path) for path in spots.files]
     folder = cache / key(spots, stamps, decoding)
     with suppress(OSError, ValueError):
-        return _found(spots, decoding, folder, read_facts(folder / FACTS))
+        facts = read_facts(folder / FACTS)
+        if facts.is_kept or _total(decoding, facts) > kept.room(folder):
+            return _found(spots, decoding, folder, facts)
     if sum(size for size, _ in stamps) < SMALL * len(spots):
         threads = 1
     staging = new_folder(cache, say)
@@ -136,10 +139,15 @@ def _decoded(content: bytes, where: Where, decoding: Decoding) -> tuple[Tensor, 
     return pixels, problem
 
 
+def _total(decoding: Decoding, facts: Facts) -> int:
+    """Bytes of all decoded pictures."""
+    return decoding.channels * int(facts.sizes.prod(axis=1, dtype=np.int64).sum())
+
+
 def _found(spots: Spots, decoding: Decoding, folder: Path, facts: Facts) -> Scan:
     """Put facts and pixels together. Raises OSError or ValueError if these are not all there."""
     digests, sizes, starts, problems, cut, is_kept = facts
-    total = decoding.channels * int(sizes.prod(axis=1, dtype=np.int64).sum())
+    total = _total(decoding, facts)
     kept = Kept(None)
     if is_kept and total:
         # Copied on write, of which there is none: tensors cannot be made of what is read-only.

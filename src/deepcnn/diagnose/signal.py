@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from deepcnn.data.loader import Batch
+from deepcnn.objective import forward
 from deepcnn.run import Run
-from deepcnn.train import forward
 
 RELUS = (F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_)
 

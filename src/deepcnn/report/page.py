@@ -50,6 +50,7 @@ def run_page(record: Record, images: ImageSet | str, live: bool = False) -> str:
         filters=filters_of(record),
         **data_of(record),
         cost=cost_of(record),
+        **time_of(record),
         conditions=conditions(record),
         recipe=recipe(record.config).splitlines(),
         command=shlex.join(record.environment.get("command", ())),
@@ -265,6 +266,18 @@ def cost_of(record: Record) -> list[tuple[str, str]]:
         used = f"{duration(budget['used'])} of {duration(budget['seconds'])} before this page"
         rows.append(("time budget", f"{used}, {budget['epochs']:.2f} epochs"))
     return rows
+
+
+def time_of(record: Record) -> Context:
+    """Where the time of training went, the longest first, and what limits it; nothing of a run of
+    an earlier version.
+    """
+    facts = record.finished.meta if record.finished else (record.epochs or [{}])[-1]
+    phases = dict(facts.get("phases", {}))
+    total = sum(phases.values())
+    longest = sorted(phases.items(), key=lambda item: item[1], reverse=True)
+    rows = [(name, duration(seconds), seconds / total) for name, seconds in longest]
+    return {"phases": rows, "bottleneck": facts.get("bottleneck", {}).get("sentence")}
 
 
 def conditions(record: Record) -> list[tuple[str, str]]:
