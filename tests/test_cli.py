@@ -48,6 +48,7 @@ COMMANDS = {
     "sweep": "RECIPE --seeds --grid --out --json",
     "report": "RUNS --out",
     "predict": "RUN IMAGES --top --at-least --json",
+    "profile": "WHAT --input --classes --batch --train --device --precision --json --html",
     "recipes": "NAME",
     "models": "NAME --input --classes --svg --json",
     "settings": "",

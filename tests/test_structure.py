@@ -16,26 +16,28 @@ SOURCE = Path(deepcnn.__file__).parent
 # A module imports from rows above its own only.
 LEVELS = (
     ("__init__", "data", "errors", "files", "inspect", "inspect.panels", "metrics",
-     "models.whitening", "phases", "table"),
-    ("bench", "bench.words", "budget", "calibration", "checked", "curves", "diagnose",
-     "inspect.heat", "inspect.hog", "paired",
-     "report", "predictions", "interrupt", "progress", "models.card", "models.stem",
-     "models.init", "models.weights", "models.lrn", "models.pool", "data.threads", "data.views"),
+     "models.whitening", "phases", "profile", "table"),
+    ("bench", "bench.words", "budget", "calibration", "checked", "curves", "diagnose", "forecast",
+     "forecast.storages", "inspect.heat", "inspect.hog", "paired", "report", "predictions",
+     "interrupt", "progress", "remember", "models.card", "models.stem", "models.init",
+     "models.weights", "models.lrn", "models.pool", "data.threads", "data.views"),
     ("bench.clock", "config", "muon", "models.transfer"),
-    ("bench.limits", "bench.sides", "bottleneck", "inspect.layers",
+    ("bench.sides", "bottleneck", "inspect.layers",
      "cost", "device", "recipes", "settings", "optim", "models.alexnet", "models.alexnet28",
      "models.alexnet_texts", "models.brisk", "models.compact", "models.googlenet",
      "models.lenet", "models.mlp", "models.resnet", "models.resnet_cifar", "models.speedy",
      "models.sprint", "models.vgg", "models.zoo", "models.cards.alexnet", "models.cards.compact",
      "models.cards.googlenet", "models.cards.lenet", "models.cards.resnet", "models.cards.texts",
      "models.cards.vgg"),
-    ("choose", "models.cards", "models.cache", "data.colour", "data.decode", "data.geometry",
-     "data.holdout", "data.table"),
+    ("bench.limits", "choose", "forecast.memory", "models.cards", "models.cache", "data.colour",
+     "data.decode", "data.geometry", "data.holdout", "data.table", "profile.trace"),
     ("models", "models.pretrained", "runlog", "data.download", "data.folder", "data.mix",
-     "data.photos", "data.policy", "data.preprocess"),
-    ("data.augment", "data.images", "data.kept", "data.hardest", "checkpoint", "describe"),
-    ("bench.noise", "data.arrays", "data.scan", "artefact", "diagram"),
-    ("data.catalog", "data.classes", "data.duplicates", "data.show", "data.tar"),
+     "data.photos", "data.policy", "data.preprocess", "profile.rows", "profile.tally"),
+    ("data.augment", "data.images", "data.kept", "data.hardest", "checkpoint", "describe",
+     "profile.ceilings", "profile.counts", "profile.kinds"),
+    ("bench.noise", "data.arrays", "data.scan", "artefact", "diagram", "profile.summary"),
+    ("data.catalog", "data.classes", "data.duplicates", "data.show", "data.tar",
+     "profile.words"),
     ("data.appearance", "data.findings"),
     ("data.doctor_report", "data.symptoms", "diagnose.findings"),
     ("data.doctor", "data.glance"),
@@ -48,10 +50,10 @@ LEVELS = (
      "inspect.gradcam", "inspect.maps", "inspect.neighbours", "inspect.occlusion",
      "inspect.patches", "inspect.separability"),
     ("objective", "report.gather"),
-    ("speed", "report.figures"),
-    ("report.answers",),
-    ("report.page",),
-    ("report.side_by_side",),
+    ("speed", "report.effort", "report.figures", "profile.subject"),
+    ("report.answers", "profile.roofline", "profile.step", "profile.timeline"),
+    ("report.page", "profile.assemble"),
+    ("report.side_by_side", "profile.measure", "profile.page"),
     ("report.document",),
     ("finish",),
     ("ahead",),
@@ -62,7 +64,7 @@ LEVELS = (
     ("diagnose.judge", "diagnose.network"),
     ("diagnose.diagnosis",),
     ("diagnose.words",),
-    ("cli_bench", "cli_diagnose", "cli_evaluate", "cli_inspect", "cli_report",
+    ("cli_bench", "cli_diagnose", "cli_evaluate", "cli_inspect", "cli_profile", "cli_report",
      "cli_train"),
     ("cli",),
 )  # fmt: skip
@@ -71,7 +73,9 @@ LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 # These lists may only become shorter. A command has an argument for each of its options, and a
 # paragraph of help.
 LONG_FUNCTIONS = {"cli_train.finetune"}
-MANY_ARGUMENTS = {"cli_evaluate.evaluate", "cli_train.train", "cli_train.finetune"}
+MANY_ARGUMENTS = {
+    "cli_evaluate.evaluate", "cli_profile.profile", "cli_train.train", "cli_train.finetune",
+}  # fmt: skip
 
 TEXTS = {
     ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__"): text

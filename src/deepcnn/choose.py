@@ -1,9 +1,7 @@
 """How a run is to compute: what the settings leave open is measured, and remembered."""
 
-import hashlib
-import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +13,7 @@ from torch.nn import functional as F
 from deepcnn import interrupt
 from deepcnn.config import Hardware
 from deepcnn.device import Policy, has_bf16, machine, plain_policy
-from deepcnn.files import replace_file
+from deepcnn.remember import recall, remember
 
 CLEAR_GAIN = 1.10  # a choice departs from the plain one only for a tenth more speed
 ROUNDS = 4  # alternating measurements of each candidate, of which the best counts
@@ -67,9 +65,8 @@ def choose_policy(
     formats = _formats(plain, settings)
     if len(formats) == len(_thread_counts(plain, settings)) == 1:
         return Choice(plain, "as set", {})
-    key = json.dumps([name, shape, machine(plain.device), asdict(settings)], sort_keys=True)
-    remembered = cache / "policies" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
-    if known := _remembered(remembered):
+    key, remembered = [name, shape, machine(plain.device), asdict(settings)], cache / "policies"
+    if known := _remembered(remembered, key):
         return known
     say("measuring precision, layout and threads, once for this network and machine")
     if settings.precision == "auto" and not has_bf16(plain.device):
@@ -80,11 +77,9 @@ def choose_policy(
     policy = _fastest(formats, build, trial, times)
     policy = _fastest(_thread_counts(policy, settings), build, trial, times)
     try:
-        remembered.parent.mkdir(parents=True, exist_ok=True)
-        record = {"key": json.loads(key), "policy": asdict(policy), "seconds": times}
-        replace_file(remembered, json.dumps(record, indent=1).encode())
+        remember(remembered, key, {"policy": asdict(policy), "seconds": times})
     except OSError as error:
-        reason = f"measured, not remembered ({remembered.parent}: {error.strerror})"
+        reason = f"measured, not remembered ({remembered}: {error.strerror})"
         return Choice(policy, reason, times)
     return Choice(policy, "measured", times)
 
@@ -93,13 +88,13 @@ def _words(policy: Policy) -> str:
     return f"{policy.precision} {policy.layout} {policy.threads} threads"
 
 
-def _remembered(path: Path) -> Choice | None:
+def _remembered(folder: Path, key: Sequence[object]) -> Choice | None:
     """What was measured earlier, None if nothing legible is there: then it is measured again."""
+    record = recall(folder, key)
     try:
-        record = json.loads(path.read_bytes())
         policy, seconds = Policy(**record["policy"]), record["seconds"]
         return Choice(policy, "remembered", seconds) if _words(policy) in seconds else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (KeyError, TypeError):
         return None
 
 

@@ -16,6 +16,7 @@ from deepcnn.cli_data import Flag, data, write
 from deepcnn.cli_diagnose import diagnose
 from deepcnn.cli_evaluate import compare, evaluate, sweep
 from deepcnn.cli_inspect import views
+from deepcnn.cli_profile import profile
 from deepcnn.cli_report import report
 from deepcnn.cli_train import finetune, train
 from deepcnn.errors import ConfigError, DeepcnnError, look_up
@@ -29,7 +30,9 @@ app = App(
     help_epilogue="`deepcnn COMMAND --help` explains a command; --debug shows tracebacks.",
     help_format="plaintext",
 )
-for command in (train, finetune, diagnose, evaluate, compare, sweep, report, views, bench, data):
+for command in (
+    train, finetune, diagnose, evaluate, compare, sweep, report, views, profile, bench, data,
+):  # fmt: skip
     app.command(command)
 
 

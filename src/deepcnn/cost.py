@@ -92,7 +92,7 @@ def _recorded(model: nn.Module) -> Iterator[list[Layer]]:
 
     handles = [
         module.register_forward_hook(lambda m, _, output, name=name: record(name, m, output))
-        for name, module in _leaves(model)
+        for name, module in leaves(model)
     ]
     try:
         yield found
@@ -101,7 +101,7 @@ def _recorded(model: nn.Module) -> Iterator[list[Layer]]:
             handle.remove()
 
 
-def _leaves(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def leaves(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Modules without children, and those with parameters of their own besides their children's."""
     for name, module in model.named_modules():
         if not list(module.children()) or list(module.parameters(recurse=False)):

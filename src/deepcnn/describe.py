@@ -10,7 +10,7 @@ import torch
 
 from deepcnn import cost, models
 from deepcnn.errors import ConfigError
-from deepcnn.models.card import Card
+from deepcnn.models.card import Card, Landmark
 
 LARGEST_INPUT = 4_096  # pixels, as for data.size
 PAPER_WIDTH = 60  # columns of a line in the list
@@ -60,6 +60,19 @@ def describe(
     """A network as it was published, or for other images and classes; ConfigError if it takes them
     not. Nothing is computed: it runs on the meta device, on shapes.
     """
+    landmark, shape, classes = as_asked(name, shape, num_classes)
+    with torch.device("meta"):
+        model = landmark.build(classes, *shape[:2])
+    table = cost.layers(model, shape)
+    return Description(name, landmark.card, shape, classes, table, models.num_parameters(model))
+
+
+def as_asked(
+    name: str, shape: tuple[int, int, int] | None, num_classes: int | None
+) -> tuple[Landmark, tuple[int, int, int], int]:
+    """The named network, with the images and the number of classes that were asked for, or it was
+    published for; ConfigError if it takes them not.
+    """
     landmark = models.find(name)
     channels, side = landmark.card.input
     channels, height, width = shape or (channels, side, side)
@@ -69,11 +82,7 @@ def describe(
                           f"{channels}x{height}x{height}")  # fmt: skip
     if shape or name not in models.MODELS:  # a network of the table takes what its card says
         models.check_input(name, classes, channels, height)
-    with torch.device("meta"):
-        model = landmark.build(classes, channels, height)
-    shape = (channels, height, width)
-    table = cost.layers(model, shape)
-    return Description(name, landmark.card, shape, classes, table, models.num_parameters(model))
+    return landmark, (channels, height, width), classes
 
 
 def parse_shape(text: str) -> tuple[int, int, int]:

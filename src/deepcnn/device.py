@@ -146,6 +146,14 @@ def peak_memory(device: str) -> int | None:
     return most if sys.platform == "darwin" else most * 1024  # there bytes, elsewhere kilobytes
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch or Python gave up for want of memory, which torch says in several ways."""
+    wanting = ("can't allocate memory", "not enough memory", "out of memory")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(words in str(error) for words in wanting)
+    )
+
+
 def plain_policy(device: str) -> Policy:
     """The device of that name with fp32 and all cores, which is always right, if not fastest."""
     return Policy(find_device(device), "fp32", "contiguous", available_threads())

@@ -1,5 +1,6 @@
 """What this machine can do at best: products, convolutions, copies."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from deepcnn.bench.clock import best
+from deepcnn.device import DTYPES
 
 CONVOLUTION = (128, 256, 384, 12)  # images, channels in and out, side: AlexNet's third, 3x3
 PRODUCT = 2048  # side of the square matrices
@@ -15,14 +17,13 @@ COPY_BYTES = 1 << 28  # 256 MiB, more than any cache holds
 Peaks = dict[str, dict[str, float]]  # number format: what was computed: GFLOP/s
 
 
-def measured_peak(device: str = "cpu") -> Peaks:
+def measured_peak(device: str = "cpu", formats: Iterable[str] = ("bf16", "fp32")) -> Peaks:
     """The highest GFLOP/s this machine reaches, by number format.
 
     `convolution` is the better of a convolution's forward pass and its backward pass (gradients
     of images and weights), `product` that of square matrices.
     """
-    formats = {"bf16": torch.bfloat16, "fp32": torch.float32}
-    return {name: _peak(device, dtype) for name, dtype in formats.items()}
+    return {name: _peak(device, DTYPES[name]) for name in formats}
 
 
 def higher(first: Peaks, second: Peaks) -> Peaks:
@@ -71,8 +72,8 @@ def _convolution(device: str, dtype: torch.dtype) -> tuple[Tensor, Tensor, float
     return images, weight, 2 * number * outside * inside * 9 * side**2 / 1e9
 
 
-def measured_copy() -> float:
+def measured_copy(device: str = "cpu") -> float:
     """GB/s that this machine writes when it copies memory (it reads as many)."""
-    source = torch.rand(COPY_BYTES // 4)
+    source = torch.rand(COPY_BYTES // 4, device=device)
     target = torch.empty_like(source)
     return COPY_BYTES / best(lambda: target.copy_(source)) / 1e9

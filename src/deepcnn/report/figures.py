@@ -31,12 +31,12 @@ ROWS, COLUMNS = 8, 16  # epochs, and filters in a row
 
 def training_loss(events: Events) -> str:
     """The loss within epochs."""
-    return _drawn(lambda axes: curves.draw_loss(axes, events))
+    return drawn(lambda axes: curves.draw_loss(axes, events))
 
 
 def accuracies(events: Events) -> str:
     """Accuracies after each epoch, and the result."""
-    return _drawn(lambda axes: curves.draw_accuracies(axes, events))
+    return drawn(lambda axes: curves.draw_accuracies(axes, events))
 
 
 def accuracies_of_runs(runs: Sequence[tuple[str, Events]]) -> str:
@@ -52,7 +52,7 @@ def accuracies_of_runs(runs: Sequence[tuple[str, Events]]) -> str:
         axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axes.legend()
 
-    return _drawn(draw)
+    return drawn(draw)
 
 
 def reliability(bins: Sequence[Bin], title: str) -> str:
@@ -72,7 +72,7 @@ def reliability(bins: Sequence[Bin], title: str) -> str:
         axes.set(xlabel="confidence", ylabel="accuracy", title=title)
         axes.legend(loc="upper left")
 
-    return _drawn(draw)
+    return drawn(draw)
 
 
 def coverage(sure: Tensor, correct: Tensor) -> str:
@@ -84,7 +84,7 @@ def coverage(sure: Tensor, correct: Tensor) -> str:
         axes.plot([each["coverage"] for each in parts], [each["accuracy"] for each in parts])
         axes.set(xlabel="share of images answered", ylabel="accuracy", title="Accuracy by coverage")
 
-    return _drawn(draw)
+    return drawn(draw)
 
 
 def confusion(matrix: Tensor) -> str:
@@ -115,12 +115,12 @@ def _mosaic(pictures: Colours, columns: int) -> str:
     return data_address(Image.fromarray(pixels))
 
 
-def _drawn(draw: Callable[[Any], None]) -> str:
-    """What is drawn on a pair of axes, as SVG: sharp at any size and on paper."""
+def drawn(draw: Callable[[Any], None], size: tuple[float, float] = SIZE) -> str:
+    """What is drawn on a pair of axes of so many inches, as SVG: sharp at any size and on paper."""
     import matplotlib
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=SIZE, layout="constrained")
+    figure = Figure(figsize=size, layout="constrained")
     draw(figure.subplots())
     content = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "deepcnn", "svg.fonttype": "path"}):

@@ -15,13 +15,14 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from deepcnn import calibration, cost, metrics, models
+from deepcnn import calibration, metrics, models
 from deepcnn.config import Config
 from deepcnn.data.doctor_report import printable
 from deepcnn.data.images import ImageSet
 from deepcnn.progress import duration
 from deepcnn.report import figures
 from deepcnn.report.answers import confusion, gallery, rows_of_classes
+from deepcnn.report.effort import cost_of, speed, time_of
 from deepcnn.report.gather import Record
 from deepcnn.settings import flat, to_toml
 
@@ -172,18 +173,6 @@ def tiles(record: Record, results: Mapping[str, Any]) -> list[tuple[str, str, st
     return found
 
 
-def speed(record: Record) -> str:
-    """Images a second in training, where it is known how many there are."""
-    seconds = record.epochs[-1]["seconds"] if record.epochs else 0
-    number = record.data.get("images", {}).get("train")
-    if number is None and record.finished:
-        number = record.finished.meta["num_train_images"]
-    if not seconds or number is None:
-        return ""
-    visited = sum(epoch.get("visited", number) for epoch in record.epochs)
-    return f"{visited / seconds:,.0f} images a second"
-
-
 def curves_of(record: Record) -> list[tuple[str, str]]:
     """Pictures of the training, and what they show."""
     found = []
@@ -240,44 +229,6 @@ def data_of(record: Record) -> Context:
         facts.append(("network input", "x".join(map(str, record.input))))
     facts.append(("fingerprint", str(record.environment.get("data_fingerprint"))))
     return {"data_facts": facts, "glance": record.data.get("glance")}
-
-
-def cost_of(record: Record) -> list[tuple[str, str]]:
-    """What the network costs, and what training it took."""
-    rows = []
-    if network := record.network():
-        channels, height, width = record.input
-        layers = cost.layers(network, (channels, height, width))
-        kept = sum(layer.activation_bytes for layer in layers)
-        rows += [
-            ("parameters", f"{models.num_parameters(network):,}"),
-            ("multiply-adds of an image", f"{cost.multiply_adds(layers):,}"),
-            ("activations of an image", f"{kept:,} bytes in fp32"),
-        ]
-    if record.finished and (peak := record.finished.meta.get("peak_memory")):
-        rows.append(("most memory", f"{peak / 1e6:,.0f} MB"))
-    if record.epochs:
-        seconds, number = record.epochs[-1]["seconds"], len(record.epochs)
-        rows.append(("training", duration(seconds)))
-        rows.append(("an epoch", f"{duration(seconds / number)} in the mean of {number}"))
-    if text := speed(record):
-        rows.append(("speed", text))
-    if record.finished and (budget := record.finished.meta.get("budget")):
-        used = f"{duration(budget['used'])} of {duration(budget['seconds'])} before this page"
-        rows.append(("time budget", f"{used}, {budget['epochs']:.2f} epochs"))
-    return rows
-
-
-def time_of(record: Record) -> Context:
-    """Where the time of training went, the longest first, and what limits it; nothing of a run of
-    an earlier version.
-    """
-    facts = record.finished.meta if record.finished else (record.epochs or [{}])[-1]
-    phases = dict(facts.get("phases", {}))
-    total = sum(phases.values())
-    longest = sorted(phases.items(), key=lambda item: item[1], reverse=True)
-    rows = [(name, duration(seconds), seconds / total) for name, seconds in longest]
-    return {"phases": rows, "bottleneck": facts.get("bottleneck", {}).get("sentence")}
 
 
 def conditions(record: Record) -> list[tuple[str, str]]:

@@ -1,0 +1,1 @@
+"""What each layer costs: counted, measured, and beside what this machine can do."""
