@@ -25,7 +25,16 @@ from deepcnn.phases import PHASES, Stopwatch
 from deepcnn.preview import look
 from deepcnn.rehearsal import rehearse
 from deepcnn.run import Run
-from faults import MINI, SMALL, config_of, digest, read_events, train_here, write_images
+from faults import (
+    MINI,
+    SMALL,
+    config_of,
+    digest,
+    read_events,
+    torch_restored,
+    train_here,
+    write_images,
+)
 
 POLICY = Policy("cpu", "fp32", "contiguous", threads=1)
 LONGEST = 1e6  # seconds after which no test has anything to say
@@ -34,7 +43,8 @@ names, lengths = st.sampled_from(PHASES), st.floats(0, 100)
 
 @pytest.fixture(scope="module", autouse=True)
 def _small_network() -> Iterator[None]:
-    with mock.patch.dict(models.MODELS, {"mini": MINI}):
+    with mock.patch.dict(models.MODELS, {"mini": MINI}), torch_restored():
+        POLICY.apply()  # another number of threads gives other bits
         yield
 
 
