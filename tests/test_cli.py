@@ -42,6 +42,7 @@ COMMANDS = {
     "bench": "WHAT --network --recipe --seeds --rounds --root --json",
     "train": "RECIPE --data --out --config --device --precision --device-policy --seed --budget "
     "--overfit --live --print-config --accept-change --json",
+    "plan": "WHAT --data --memory --json",
     "diagnose": "WHAT --data --plot --json",
     "evaluate": "RUN --split --data --root --views --accuracy --coverage --device --json",
     "compare": "RUNS --json",
@@ -158,6 +159,12 @@ BAD_SETTINGS = [
     ("train.batch_size", "0", r"train\.batch_size is 0, expected at least 1"),
     ("train.batch_size", "97", r"batch_size is 97, but there are only 96 training images"),
     ("train.accumulate", "17", r"accumulate is 17, more than the 16 images of a batch"),
+    ("hardware.memory", "much", r"hardware\.memory is 'much', expected an amount such as 8GiB"),
+    (
+        "hardware.memory",
+        "1MB",
+        r"memory is 1MB, but before the first image is .* in use .* at least",
+    ),
     ("train.seed", "-1", r"train\.seed is -1, expected at least 0"),
     ("train.seed", str(2**64), rf"train\.seed is {2**64}, expected .* at most"),
     ("train.ema", "1", r"train\.ema is 1\.0, expected at least 0 and below 1"),
@@ -252,6 +259,10 @@ BAD_REQUESTS = [
     ("sweep --grid optim.lr", r"--grid 'optim\.lr' is not SECTION\.FIELD=VALUE,VALUE"),
     ("evaluate run --device tpu", r"unknown device 'tpu', expected auto"),
     ("evaluate run --optim.lr 1", r"--optim\.lr is a setting of training: of `deepcnn train`, "),
+    ("plan nope", r"unknown recipe 'nope'"),
+    ("plan empty", r"empty is no run folder|unknown recipe"),
+    ("plan --memory 3potatoes", r"hardware\.memory is '3potatoes', expected an amount"),
+    ("plan --train.epochs 0", r"train\.epochs is 0: there is nothing to plan"),
     ("report", r"no run given: deepcnn report RUN"),
     ("report nowhere", r"nowhere does not exist; expected a run folder made by `deepcnn train`"),
     ("report file", r"file holds no run; expected a folder made by `deepcnn train --out file`"),
@@ -523,12 +534,14 @@ def test_results_go_to_stdout_and_all_else_to_stderr(
     assert first_words == [
         "test accuracy",
         "training time",
+        "most memory",
         "run folder",
         "picture",
         "report",
         "next",
     ]
-    assert [line.split()[0] for line in err.splitlines()] == ["./toy:", "compact:", "epoch"]
+    first_words = [line.split()[0] for line in err.splitlines()]
+    assert first_words == ["./toy:", "compact:", "memory:", "epoch"]
     assert call("evaluate", run) == 0
     out, err = capsys.readouterr()
     assert len(out.splitlines()) > 5
@@ -545,9 +558,8 @@ def test_results_for_machines(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert call("train", *SMALL, "--data.validation", 9, "--out", run, "--json") == 0
     result = json.loads(unique(capsys.readouterr().out))
     assert list(result) == [
-        "run", "test", "validation", "temperature", "peak_memory", "num_train_images",
-        "num_parameters", "seconds", "config", "policy", "data_fingerprint",
-        "phases",
+        "run", "test", "validation", "temperature", "num_train_images", "num_parameters",
+        "seconds", "config", "policy", "data_fingerprint", "phases", "peak_memory", "forecast",
     ]  # fmt: skip
     measured = [
         "accuracy", "interval", "num_images", "balanced_accuracy", "loss", "calibration_error",

@@ -86,6 +86,16 @@ def test_a_result_in_words(folder: str, quoted: str) -> None:
     ]
 
 
+def test_what_was_foretold_stands_beside_what_came_true() -> None:
+    facts = {"memory": 1_100_000_000, "memory_error": 0.1, "seconds": 90.0,
+             "seconds_taken": 100.0, "seconds_error": -0.1}  # fmt: skip
+    told = {"test": measured(), "seconds": 81.0, "peak_memory": 10**9, "forecast": facts}
+    assert result_in_words(Path("runs/a"), told).splitlines()[2:4] == [
+        "most memory    1.00 GB  (1.10 GB foretold, +10%)",
+        "all of it      1 min 40 s  (1 min 30 s foretold, -10%)",
+    ]
+
+
 def row(name: str, precision: float | None, recall: float | None) -> dict[str, Any]:
     return {"name": name, "num_images": 1_000, "precision": precision, "recall": recall, "f1": None}
 

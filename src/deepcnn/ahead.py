@@ -13,20 +13,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
-
 from deepcnn import runlog
 from deepcnn.budget import Pace
-from deepcnn.data.images import ImageSet
 from deepcnn.errors import ConfigError, RunError
-from deepcnn.evaluate import predictions
 from deepcnn.files import STAGING_PREFIX
 from deepcnn.finish import finish
+from deepcnn.forecast.time import part_of, seconds_per_image
 from deepcnn.progress import Silent, duration
 from deepcnn.run import Run
 
 FEW = 16  # images that the end is rehearsed with
-WARM, PIECE_SECONDS = 8, 0.3  # images to warm up with; length of the piece that is timed
 PASSES = 3  # a first guess at an update: forward, and backward with twice the products
 
 
@@ -38,7 +34,7 @@ def look_ahead(run: Run, conditions: Mapping[str, Any], began: float) -> Pace:
     """
     config, state = run.config, run.state
     end, save = rehearse_end(run, conditions)
-    image = seconds_per_image(run)
+    image = seconds_per_image(run, run.policy.exact())
     num_held_out = len(run.splits.validation) if run.splits.validation else 0
     num_test = len(run.splits.test)
     update = PASSES * config.train.batch_size * image
@@ -72,7 +68,9 @@ def replanned(run: Run, total: int) -> int:
     has_news = pace.has_news(pace.used())
     if has_news and pace.told:
         # What has slowed updates down slows evaluation, too, unless it was stages that thawed.
-        pace.slow_down(seconds_per_image(run) if run.config.transfer.freeze else None)
+        pace.slow_down(
+            seconds_per_image(run, run.policy.exact()) if run.config.transfer.freeze else None
+        )
         pace.mark = (time.perf_counter(), state.epoch, run.saving())
     pace.total = state.step + _updates_left(run, pace)
     if has_news:
@@ -94,8 +92,8 @@ def used_before(run: Run) -> float:
 def rehearse_end(run: Run, conditions: Mapping[str, Any]) -> tuple[float, float]:
     """Seconds that the end of the run takes with a few images, and those of a checkpoint."""
     splits = run.splits
-    held_out = _part(splits.validation, FEW) if splits.validation else None
-    few = replace(splits, validation=held_out, test=_part(splits.test, FEW))
+    held_out = part_of(splits.validation, FEW) if splits.validation else None
+    few = replace(splits, validation=held_out, test=part_of(splits.test, FEW))
     config = replace(run.config, train=replace(run.config.train, keep="last"))
     state = replace(run.state, events=list(run.state.events))
     with TemporaryDirectory(prefix=STAGING_PREFIX, dir=run.folder) as place:
@@ -107,25 +105,6 @@ def rehearse_end(run: Run, conditions: Mapping[str, Any]) -> tuple[float, float]
         began = time.perf_counter()
         finish(trial)
         return time.perf_counter() - began, trial.saving()
-
-
-def seconds_per_image(run: Run) -> float:
-    """Seconds that evaluation takes for an image, as at the end, from a piece of it."""
-    model, policy = run.final_model(), run.policy.exact()
-
-    def timed(number: int) -> float:
-        images = run.source(_part(run.splits.test, number))
-        began = time.perf_counter()
-        predictions(model, images, policy)
-        return (time.perf_counter() - began) / len(images)
-
-    return timed(max(WARM, int(PIECE_SECONDS / timed(WARM))))
-
-
-def _part(images: ImageSet, number: int) -> ImageSet:
-    """So many of the images, or all: evenly chosen, for classes may follow one after the other."""
-    places = np.linspace(0, len(images) - 1, min(number, len(images))).round().astype(np.int64)
-    return images.subset(places, images.name)
 
 
 def _require_room(pace: Pace) -> None:

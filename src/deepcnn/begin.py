@@ -22,6 +22,7 @@ from deepcnn.data.splits import Splits
 from deepcnn.device import Policy, machine, mix, plain_policy
 from deepcnn.diagnose.start import first_look
 from deepcnn.errors import RunError
+from deepcnn.forecast.start import foresee
 from deepcnn.models.pretrained import find_weights, load_pretrained
 from deepcnn.optim import make_optimizer, tensors
 from deepcnn.progress import Display
@@ -76,7 +77,13 @@ def begin(
     log = runlog.EventLog(folder, state.events)
     run = Run(folder, config, policy, splits, state, display, log)
     _require_its_place(run)
+    if changes:
+        state.pieces = config.train.accumulate
+    elif begun:
+        state.pieces = max(state.pieces, runlog.recorded_environment(folder).get("pieces", 1))
+    run.foreseen = foresee(run, may_divide=bool(changes) or not begun)
     facts = {
+        "pieces": state.pieces,
         "policy": asdict(policy),
         "policy_origin": choice.origin,
         "policy_seconds": choice.seconds,
@@ -122,6 +129,7 @@ def begin_state(config: Config, splits: Splits, policy: Policy) -> TrainState:
         scaler=torch.amp.GradScaler(device_type, enabled=policy.precision == "fp16"),
         average=tensors(model) if config.train.ema else None,
         losses=torch.full((len(splits.train),), NEVER_SEEN) if config.train.hardest < 1 else None,
+        pieces=config.train.accumulate,
     )
 
 

@@ -116,7 +116,9 @@ def verdict(evidence: Evidence) -> Verdict:
     best = max(found, key=lambda remedy: remedy.saved, default=None)
     if evidence.delayed > max(CROWDED * total, best.saved if best else 0.0):
         limit = "other programs, which had the core that it waited for"
-        return Verdict(limit, evidence.delayed / total, "it would be faster without them", 1.0)
+        return Verdict(
+            limit, min(1.0, evidence.delayed / total), "it would be faster without them", 1.0
+        )
     if best and (gain := total / (total - best.saved)) >= WORTH:
         return Verdict(best.cause, best.seconds / total, best.advice, gain)
     longest = max(LIMITS, key=evidence.seconds.__getitem__)
@@ -167,10 +169,10 @@ def fewer_pieces(evidence: Evidence) -> Remedy | None:
     if evidence.pieces == evidence.updates:
         return None
     seconds = _computing(evidence)
-    number = evidence.config.train.accumulate
+    is_asked_for = evidence.config.train.accumulate > 1
     return Remedy(
-        f"the {number} pieces that a batch is computed in",
-        "--train.accumulate 1, if memory allows",
+        f"the {evidence.pieces / evidence.updates:.0f} pieces that a batch is computed in",
+        "--train.accumulate 1, if memory allows" if is_asked_for else "more memory than it has",
         seconds,
         seconds * (1 - evidence.updates / evidence.pieces),
     )

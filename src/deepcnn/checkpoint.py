@@ -32,6 +32,7 @@ class TrainState:
     losses: Tensor | None = None  # of each training image when last seen, if the run goes by them
     visits: Tensor | None = None  # then: indices of images in the order of the epoch under way
     filters: dict[int, Tensor] = field(default_factory=dict)  # by epoch: the first layer's weights
+    pieces: int = 1  # that a batch is computed in
     epoch: int = 0
     step: int = 0
     # Of the epoch under way: summed loss, correct images, images seen.
@@ -50,7 +51,7 @@ class TrainState:
 
     NUMBERS = (
         "epoch", "step", "loss_sum", "correct", "seen", "moving_loss",
-        "best_accuracy", "best_step", "seconds", "progress", "used", "events",
+        "best_accuracy", "best_step", "seconds", "progress", "used", "pieces", "events",
     )  # fmt: skip
 
     def final_weights(self) -> dict[str, Tensor]:

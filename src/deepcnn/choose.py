@@ -65,7 +65,8 @@ def choose_policy(
     formats = _formats(plain, settings)
     if len(formats) == len(_thread_counts(plain, settings)) == 1:
         return Choice(plain, "as set", {})
-    key, remembered = [name, shape, machine(plain.device), asdict(settings)], cache / "policies"
+    given = asdict(replace(settings, memory=""))  # which does not change how fast steps are
+    key, remembered = [name, shape, machine(plain.device), given], cache / "policies"
     if known := _remembered(remembered, key):
         return known
     say("measuring precision, layout and threads, once for this network and machine")
@@ -162,6 +163,7 @@ def _training_step(
             outputs = model(images)
             logits = outputs[0] if isinstance(outputs, tuple) else outputs
         F.cross_entropy(logits.float(), labels).backward()
+        model.zero_grad(set_to_none=True)  # as a run does: several networks are in memory here
         if policy.device.startswith("cuda"):
             torch.cuda.synchronize()
 

@@ -16,6 +16,7 @@ from deepcnn.cli_data import Flag, data, write
 from deepcnn.cli_diagnose import diagnose
 from deepcnn.cli_evaluate import compare, evaluate, sweep
 from deepcnn.cli_inspect import views
+from deepcnn.cli_plan import plan
 from deepcnn.cli_profile import profile
 from deepcnn.cli_report import report
 from deepcnn.cli_train import finetune, train
@@ -31,7 +32,7 @@ app = App(
     help_format="plaintext",
 )
 for command in (
-    train, finetune, diagnose, evaluate, compare, sweep, report, views, profile, bench, data,
+    train, finetune, plan, diagnose, evaluate, compare, sweep, report, views, profile, bench, data,
 ):  # fmt: skip
     app.command(command)
 
@@ -60,7 +61,7 @@ def run_command(tokens: list[str]) -> int:
     if settings and "settings" not in injected:
         raise ConfigError(
             f"--{next(iter(settings))} is a setting of training: of `deepcnn train`, `finetune`, "
-            "`diagnose` and `data show`"
+            "`plan`, `diagnose` and `data show`"
         )
     extra = {"settings": settings} if "settings" in injected else {}
     return command(*bound.args, **bound.kwargs, **extra) or 0

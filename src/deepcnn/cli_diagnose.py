@@ -45,7 +45,7 @@ def diagnose(
     json
         Print all that was measured as JSON.
     """
-    base, folder = _base(what)
+    base, folder = base_of(what)
     short = {"data.name": data} if data else {}
     config, _ = resolve(base, None, os.environ, short | settings)
     from deepcnn.diagnose import words
@@ -63,7 +63,7 @@ def diagnose(
     return 1 if found.findings else 0
 
 
-def _base(what: str) -> tuple[tuple[str, Config], Path | None]:
+def base_of(what: str) -> tuple[tuple[str, Config], Path | None]:
     """The settings to begin with, and where they are from; the folder, of a run."""
     folder = Path(what)
     if what in RECIPES or not (folder.exists() or os.sep in what):

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from deepcnn.checked import Section, setting
 from deepcnn.errors import ConfigError
+from deepcnn.sizes import limit
 
 
 @dataclass(frozen=True)
@@ -233,6 +234,11 @@ class Hardware(Section):
         "contiguous, all cores",
         choices=("measured", "off"),
     )
+    memory: str = setting("", "most that a run may take, such as 8GiB; none: what is free")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        limit(self.memory)
 
 
 @dataclass(frozen=True)

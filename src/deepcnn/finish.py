@@ -42,7 +42,6 @@ def finish(run: Run) -> dict[str, Any]:
     facts = {
         **measured,
         "temperature": temperature,
-        "peak_memory": peak_memory(policy.device),
         "num_train_images": len(splits.train),
         "num_parameters": models.num_parameters(state.model),
         "seconds": state.seconds,
@@ -63,6 +62,8 @@ def finish(run: Run) -> dict[str, Any]:
         keep_predictions(run.folder, results)
     except OSError as error:
         raise _no_room(run.folder / FILE, error) from error
+    peak = peak_memory(policy.device)
+    facts |= {"peak_memory": peak, "forecast": run.foreseen.as_dict(peak)}
     _save_model(run, facts)
     report(run)
     return facts | run.spent(num_updates)

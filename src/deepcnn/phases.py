@@ -17,7 +17,7 @@ PHASES = (
     "optimiser",  # with averaged weights
     "evaluating",
     "checkpointing",
-    "measuring",  # what limits the run
+    "measuring",  # what limits the run, and how long it will take
     "waiting",  # for threads that read pictures, beyond what these are at
     "other",
 )

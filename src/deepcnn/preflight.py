@@ -1,5 +1,6 @@
 """Whether settings, images and network fit each other, before any time is spent on them."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -12,9 +13,13 @@ from deepcnn.data.hardest import num_visited
 from deepcnn.data.splits import Splits, load_splits
 from deepcnn.device import find_device
 from deepcnn.errors import ConfigError
+from deepcnn.forecast import process
+from deepcnn.forecast.memory import size_of, state_bytes
 from deepcnn.models import transfer
 from deepcnn.models.pretrained import find_weights, load_pretrained
+from deepcnn.optim import make_optimizer
 from deepcnn.progress import say
+from deepcnn.sizes import in_bytes, limit
 
 
 def trains(config: Config) -> bool:
@@ -80,6 +85,7 @@ def _check_model(config: Config, splits: Splits) -> None:
             f"optim.name muon is for convolutions, and {config.model.name} has none: choose sgd or "
             "adamw"
         )
+    _check_memory(config, model)
     if config.transfer.freeze:
         transfer.place(model, config.transfer.freeze)
     if config.transfer.probe:
@@ -89,6 +95,25 @@ def _check_model(config: Config, splits: Splits) -> None:
         raise ConfigError(
             "train.keep best and train.patience go by validation images, but none are held out: "
             "set --data.validation 0.1, or --train.keep last and --train.patience 0"
+        )
+
+
+def _check_memory(config: Config, model: nn.Module) -> None:
+    """Refuse a limit that leaves no room for the numbers that training keeps of the network."""
+    most = limit(config.hardware.memory)
+    if most is None or not config.train.epochs:
+        return
+    with torch.device("meta"):
+        optimizer = make_optimizer(config.optim, model)
+    weights, state = size_of(model.state_dict().values()), state_bytes(optimizer)
+    before = 0 if find_device(config.hardware.device).startswith("cuda") else process.resident()
+    needed = before + 2 * weights + state
+    if needed > most:
+        raise ConfigError(
+            f"hardware.memory is {config.hardware.memory}, but before the first image is computed "
+            f"{in_bytes(before)} are in use and {config.model.name} takes "
+            f"{in_bytes(2 * weights + state)}, gradients and optimiser included: give at least "
+            f"{math.ceil(needed / 2**20)}MiB, or choose a smaller network"
         )
 
 

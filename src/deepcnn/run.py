@@ -22,6 +22,7 @@ from deepcnn.data.splits import Splits, sample
 from deepcnn.device import Policy
 from deepcnn.errors import NonFiniteError
 from deepcnn.files import Damaged
+from deepcnn.forecast.foreseen import Foreseen
 from deepcnn.models import transfer
 from deepcnn.models.weights import ends
 from deepcnn.phases import Stopwatch, delay
@@ -44,6 +45,7 @@ class Run:
     display: Display
     log: runlog.EventLog
     pace: Pace | None = None  # within a time budget
+    foreseen: Foreseen = field(default_factory=Foreseen)
     warned: set[str] = field(default_factory=set)
     saved_at: float = field(default_factory=time.perf_counter)
     watch: Stopwatch = field(default_factory=Stopwatch)

@@ -23,6 +23,7 @@ NEUTRAL_SETTINGS = {"data.root", "train.checkpoint_seconds"}
 # Facts that are measured; all others are the same in every repetition of a run.
 MEASURED_FIELDS = {
     "seconds", "images_per_second", "peak_memory", "progress", "used", "phases", "bottleneck",
+    "forecast",
 }  # fmt: skip
 
 

@@ -82,10 +82,10 @@ def try_sizes(run: Run, images: Source) -> Trial:
 
     A line through the seconds of both says what a piece costs whatever its size.
     """
-    train, policy = run.config.train, run.policy
-    number = min(len(images), max(LEAST, train.batch_size // train.accumulate))
+    pieces, policy = run.state.pieces, run.policy
+    number = min(len(images), max(LEAST, run.config.train.batch_size // pieces))
     sizes = [number, min(len(images), TIMES * number)]
-    if run.fastest > train.accumulate * SOON:
+    if run.fastest > pieces * SOON:
         sizes = [max(LEAST, number // TIMES)]
     buffers = [(buffer, buffer.clone()) for buffer in run.state.model.buffers()]
     with torch.random.fork_rng(), run.watch.during("measuring"):

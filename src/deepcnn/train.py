@@ -27,9 +27,11 @@ from deepcnn.device import mix
 from deepcnn.errors import DeepcnnError, Interrupted, NonFiniteError
 from deepcnn.evaluate import predictions
 from deepcnn.finish import finish, report
+from deepcnn.forecast.start import foresee_time
 from deepcnn.objective import forward
 from deepcnn.optim import lr_factor, set_lr, update_average
 from deepcnn.phases import Stopwatch
+from deepcnn.pieces import NoMemory, in_pieces, is_out_of_memory, not_enough, split_further, undone
 from deepcnn.run import Run
 
 EVENTS_PER_RUN = 200  # points of the learning curve within epochs
@@ -101,7 +103,21 @@ def is_stale(run: Run) -> bool:
 
 
 def train_epoch(run: Run, images: Source, total: int) -> None:
-    """Make the updates that are left of the epoch under way; `total` is that of the run."""
+    """Make the updates that are left of the epoch under way; `total` is that of the run.
+
+    Where memory runs out, the update under way and those after it are made in smaller pieces.
+    """
+    while True:
+        try:
+            make_updates(run, images, total)
+            return
+        except NoMemory:
+            pass
+        split_further(run)  # out here nothing holds what the update has made any more
+
+
+def make_updates(run: Run, images: Source, total: int) -> None:
+    """Make the updates that are left of the epoch under way, in pieces as they are now."""
     config, state = run.config, run.state
     permutation = run.visits()
     parameters = draw(config.augment, config.train.seed, state.epoch, len(images), run.components())
@@ -111,7 +127,7 @@ def train_epoch(run: Run, images: Source, total: int) -> None:
     pieces = epoch_batches(
         images,
         permutation,
-        (piece for update in updates for piece in in_pieces(update, config)),
+        (piece for update in updates for piece in in_pieces(update, state.pieces)),
         config.augment,
         parameters,
     )
@@ -124,12 +140,13 @@ def train_epoch(run: Run, images: Source, total: int) -> None:
         progress, progress_then = run.advance(total)
         run.thaw(progress)
         lr = config.optim.lr * lr_factor(config.optim, progress)
-        num_pieces = len(in_pieces(update, config))
+        num_pieces = len(in_pieces(update, state.pieces))
         loss, correct = make_update(run, islice(pieces, num_pieces), permutation[update], lr)
         account(run, loss, correct, len(update), time.perf_counter() - began)
         state.progress = progress_then
         run.watch.start("other")
         note(run, loss, len(update), total)
+        foresee_time(run)
         speed.tell(run, images, speed.LONG)
 
 
@@ -140,22 +157,35 @@ def make_update(run: Run, pieces: Iterable[Batch], indices: Tensor, lr: float) -
     return train_step(run, pieces, indices)
 
 
-def in_pieces(update: Tensor, config: Config) -> tuple[Tensor, ...]:
-    """The parts a batch is computed in. Batch statistics need two images in each, also in a shorter
-    last batch.
-    """
-    return update.tensor_split(min(config.train.accumulate, max(1, len(update) // 2)))
-
-
 def train_step(run: Run, pieces: Iterable[Batch], indices: Tensor) -> tuple[float, int]:
     """Make one update from a batch given in pieces; return its mean loss and correct images.
 
     `indices` are those of the whole batch in the training set.
 
-    Raises NonFiniteError before anything is changed by a loss or gradient that is not finite.
+    Raises NonFiniteError before anything is changed by a loss or gradient that is not finite, and
+    NoMemory before anything is changed.
     """
     state, clip_norm = run.state, run.config.optim.clip_norm
     state.model.train()
+    with undone(run):
+        total_loss, correct = sum_gradients(run, pieces, indices)
+    state.scaler.unscale_(state.optimizer)
+    norm = torch.nn.utils.get_total_norm(
+        [p.grad for p in state.model.parameters() if p.grad is not None]
+    )
+    if not state.scaler.is_enabled():  # a scaler leaves such updates out, and lowers its scale
+        _require_finite(run, float(norm), "the gradient norm", indices)
+    run.watch.start("optimiser")
+    if clip_norm:
+        torch.nn.utils.clip_grads_with_norm_(state.model.parameters(), clip_norm, norm)
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    return total_loss, correct
+
+
+def sum_gradients(run: Run, pieces: Iterable[Batch], indices: Tensor) -> tuple[float, int]:
+    """Leave the gradients of a batch in the model; return its mean loss and correct images."""
+    state = run.state
     state.optimizer.zero_grad(set_to_none=True)
     total_loss, correct = 0.0, 0
     for batch in pieces:
@@ -172,17 +202,6 @@ def train_step(run: Run, pieces: Iterable[Batch], indices: Tensor) -> tuple[floa
         if state.losses is not None:
             own = F.cross_entropy(logits.detach(), batch.labels, reduction="none")
             state.losses[batch.indices.cpu()] = own.cpu()
-    state.scaler.unscale_(state.optimizer)
-    norm = torch.nn.utils.get_total_norm(
-        [p.grad for p in state.model.parameters() if p.grad is not None]
-    )
-    if not state.scaler.is_enabled():  # a scaler leaves such updates out, and lowers its scale
-        _require_finite(run, float(norm), "the gradient norm", indices)
-    run.watch.start("optimiser")
-    if clip_norm:
-        torch.nn.utils.clip_grads_with_norm_(state.model.parameters(), clip_norm, norm)
-    state.scaler.step(state.optimizer)
-    state.scaler.update()
     return total_loss, correct
 
 
@@ -252,20 +271,9 @@ def _memory_explained(config: Config) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
-        raise DeepcnnError(
-            f"not enough memory for batches of {config.train.batch_size} images: lower "
-            "--train.batch_size, raise --train.accumulate (same result) or lower --data.size"
-        ) from error
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Whether torch or Python gave up for want of memory, which torch says in several ways."""
-    wanting = ("can't allocate memory", "not enough memory", "out of memory")
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and any(words in str(error) for words in wanting)
-    )
+        raise DeepcnnError(not_enough(config)) from error
 
 
 def _require_finite(run: Run, value: float, what: str, indices: Tensor) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from deepcnn.forecast import foreseen
 from deepcnn.predict import Answer
 from deepcnn.progress import duration
 from deepcnn.table import table
@@ -30,6 +31,7 @@ def result_in_words(folder: Path, facts: dict[str, Any], program: str = "deepcnn
         f"{test['num_images']:,} images)",
         f"training time  {duration(facts['seconds'])}",
         *_budget(facts),
+        *foreseen.in_words(facts.get("forecast", {}), facts.get("peak_memory")),
         f"run folder     {folder}{os.sep}",
         f"picture        {folder / 'learning-curve.png'}",
         f"report         {folder / 'report.html'}",

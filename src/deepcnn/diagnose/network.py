@@ -10,8 +10,8 @@ from deepcnn.data.loader import Batch
 from deepcnn.diagnose.findings import Finding
 from deepcnn.diagnose.signal import Signals
 from deepcnn.diagnose.start import check_frozen, check_logits
+from deepcnn.pieces import in_pieces
 from deepcnn.run import Run
-from deepcnn.train import in_pieces
 
 # Wu and He 2018, "Group Normalization", figure 1: ResNet-50 with batch norm errs on 23.6 % of
 # ImageNet with 32 images a piece, 23.7 with 16, 24.8 with 8, 27.3 with 4 and 34.7 with 2.
@@ -70,7 +70,7 @@ def _check_norms(run: Run) -> Iterator[Finding]:
         measured = f"{len(resting)} of {len(trained)} norms, the first {resting[0]}"
         yield Finding("norm-in-training", f"{measured}, are in evaluation mode after train()")
     train = run.config.train
-    piece = min(map(len, in_pieces(torch.arange(train.batch_size), run.config)))
+    piece = min(map(len, in_pieces(torch.arange(train.batch_size), run.state.pieces)))
     if len(trained) > len(resting) and piece < LEAST_FOR_NORM:
         pieces = f"batches of {train.batch_size} in pieces of {piece} images"
         yield Finding("small-batch", f"{pieces}, and {len(trained)} norms go by a piece")

@@ -2,7 +2,7 @@
 
 Two steps with a few images are made while every storage is followed from its first to its last
 moment. Each has a fixed size and a size for each image, so two steps tell of any batch. (Torch's
-fake tensors would tell of one batch, and need its compiler: two seconds and 160 MB.)
+fake tensors would tell of one batch at a time, of networks all of whose operations have a fake.)
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from deepcnn.device import Policy
 from deepcnn.forecast.storages import Event, Recorder, recording
 
-FEW, MORE = 2, 3  # images of the two steps: batch statistics need two
+FEW, MORE = 2, 4  # images of the two steps: batch statistics need two
 KINDS = ("parameters", "optimiser state", "gradients", "activations", "temporary")
 
 Images = Callable[[int], tuple[Tensor, Tensor]]  # so many: N C H W in fp32, and labels N
@@ -101,6 +101,7 @@ def training_timeline(
         recorder.phase = "backward"
         torch.stack(losses).sum().backward()
 
+    images(FEW)  # what is made once and kept, such as the weights of a resize, is made by now
     with _left_as_it_was(model):
         model.train()
         few, more = (_recorded(model, step, number) for number in (FEW, MORE))
@@ -108,7 +109,7 @@ def training_timeline(
     last = len(events)
     tensors = [*model.parameters(), *model.buffers()]
     blocks = [
-        Block("parameters", 0, last, _size(tensors)),
+        Block("parameters", 0, last, size_of(tensors)),
         Block("optimiser state", 0, last, state_bytes(optimizer)),
         Block("temporary", last - 1, last, update_bytes(optimizer)),
     ]
@@ -129,21 +130,22 @@ def evaluation_timeline(model: nn.Module, images: Images, policy: Policy) -> Tim
         with policy.autocast():
             model(policy.arrange(pixels))
 
+    images(FEW)
     with _left_as_it_was(model), torch.no_grad():
         model.eval()
         few, more = (_recorded(model, step, number) for number in (FEW, MORE))
     tensors = [*model.parameters(), *model.buffers()]
-    kept = Block("parameters", 0, len(few.events), _size(tensors))
+    kept = Block("parameters", 0, len(few.events), size_of(tensors))
     return Timeline(tuple(few.events), (kept, *_blocks(few, more)))
 
 
 def state_bytes(optimizer: torch.optim.Optimizer) -> int:
     """What the state of an optimiser takes, with what its first update will add."""
     there = [value for state in optimizer.state.values() for value in state.values()]
-    size = _size(value for value in there if isinstance(value, Tensor))
+    size = size_of(value for value in there if isinstance(value, Tensor))
     if isinstance(optimizer, torch.optim.AdamW):  # two moments of each parameter that trains
         fresh = (p for group in optimizer.param_groups for p in group["params"])
-        size += 2 * _size(p for p in fresh if p.requires_grad and not optimizer.state[p])
+        size += 2 * size_of(p for p in fresh if p.requires_grad and p not in optimizer.state)
     return size
 
 
@@ -200,5 +202,6 @@ def _bytes(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
 
 
-def _size(tensors: Iterable[Tensor]) -> int:
+def size_of(tensors: Iterable[Tensor]) -> int:
+    """Bytes of tensors."""
     return sum(map(_bytes, tensors))

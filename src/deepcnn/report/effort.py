@@ -34,7 +34,7 @@ def cost_of(record: Record) -> list[tuple[str, str]]:
             ("activations of an image", f"{kept:,} bytes in fp32"),
         ]
     if record.finished and (peak := record.finished.meta.get("peak_memory")):
-        rows.append(("most memory", f"{peak / 1e6:,.0f} MB"))
+        rows.append(("most memory", f"{peak / 1e6:,.0f} MB{_off_by(record, 'memory')}"))
     if record.epochs:
         seconds, number = record.epochs[-1]["seconds"], len(record.epochs)
         rows.append(("training", duration(seconds)))
@@ -45,6 +45,13 @@ def cost_of(record: Record) -> list[tuple[str, str]]:
         used = f"{duration(budget['used'])} of {duration(budget['seconds'])} before this page"
         rows.append(("time budget", f"{used}, {budget['epochs']:.2f} epochs"))
     return rows
+
+
+def _off_by(record: Record, what: str) -> str:
+    """How far what was foretold of memory was from it."""
+    facts = record.finished.meta.get("forecast", {}) if record.finished else {}
+    error = facts.get(f"{what}_error")
+    return "" if error is None else f", {error:+.0%} in what was foretold"
 
 
 def time_of(record: Record) -> Context:
