@@ -1,3 +1,4 @@
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from deepcnn import choose, device
+from deepcnn import choose, device, phases
 from deepcnn.choose import Choice, choose_policy
 from deepcnn.config import Hardware
 from deepcnn.device import (
@@ -72,6 +73,7 @@ def laboratory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Laboratory]:
     """A machine of four cores with 16-bit products."""
     made = Laboratory()
     monkeypatch.setattr(choose, "time", SimpleNamespace(perf_counter=lambda: made.now))
+    monkeypatch.setattr(phases, "delay", lambda: 0.0)
     monkeypatch.setattr(device, "available_threads", lambda: 4)
     monkeypatch.setattr(choose, "has_bf16", lambda name: name == "cpu")
     threads = torch.get_num_threads()
@@ -300,6 +302,18 @@ def test_a_cache_that_cannot_be_written_is_said(laboratory: Laboratory, tmp_path
     policy, origin, _ = laboratory.choose(cache)
     assert policy == PLAIN
     assert origin.startswith(f"measured, not remembered ({cache / 'policies'}: ")
+
+
+def test_what_other_programs_disturbed_is_not_remembered(
+    laboratory: Laboratory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited = itertools.count(step=1000)
+    monkeypatch.setattr(phases, "delay", lambda: float(next(waited)))
+    for _ in range(2):
+        policy, origin, _ = laboratory.choose(tmp_path)
+        assert policy == PLAIN
+        assert origin == "measured, not remembered: other programs had the cores meanwhile"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_measuring_draws_nothing_from_the_global_generator(

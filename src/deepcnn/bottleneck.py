@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 from deepcnn.config import Config
+from deepcnn.phases import CROWDED
 
 WORTH = 1.1  # times as fast: a remedy for less is not named
 LARGER = 4  # times the images of an update, which leave a quarter of what an update costs
@@ -17,7 +18,6 @@ LEAST_UPDATES = 20  # of an epoch, that larger batches must leave for the schedu
 RARE, RARER = 60.0, 10  # seconds between checkpoints: the default; times as long where that is set
 WIDE = 1_000_000  # parameters, from which it is them that an update costs and not the calls
 NEAR = 0.5  # of the peak of convolutions; a network of many kinds of layers hardly gets closer
-CROWDED = 0.2  # share of the time without a core, from which that is worth a word
 
 LIMITS = {
     "reading": "reading files",

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from deepcnn import interrupt
 from deepcnn.config import Hardware
 from deepcnn.device import Policy, has_bf16, machine, plain_policy
+from deepcnn.phases import Crowding
 from deepcnn.remember import recall, remember
 
 CLEAR_GAIN = 1.10  # a choice departs from the plain one only for a tenth more speed
@@ -57,7 +58,7 @@ def choose_policy(
     """Fill in what is `auto`, by measuring training steps on inputs of `shape` (N C H W).
 
     What was measured is remembered in `cache` per (network, shape, machine, versions, settings),
-    so that the same command gives the same bits again.
+    so that the same command gives the same bits again; unless other programs got in the way.
     """
     plain = plain_policy(settings.device).under(settings)
     if settings.policy == "off":
@@ -74,9 +75,13 @@ def choose_policy(
         say(f"{plain.device} has no instructions for bf16 here, so fp32 it is")
     plain.apply()  # cuBLAS reads its setting when it is first used, which is now
     times: dict[str, float] = {}
+    crowding = Crowding()
     trial = (_trial_size(plain, build, shape), *shape[1:])
     policy = _fastest(formats, build, trial, times)
     policy = _fastest(_thread_counts(policy, settings), build, trial, times)
+    if crowding.is_bad():
+        reason = "measured, not remembered: other programs had the cores meanwhile"
+        return Choice(policy, reason, times)
     try:
         remember(remembered, key, {"policy": asdict(policy), "seconds": times})
     except OSError as error:

@@ -24,6 +24,8 @@ PHASES = (
 
 SCHEDULED = Path("/proc/thread-self/schedstat")  # nanoseconds on a core, and waiting for one
 
+CROWDED = 0.2  # share of the time without a core, from which that is worth a word
+
 T = TypeVar("T")
 
 
@@ -100,3 +102,14 @@ def delay() -> float:
         return int(SCHEDULED.read_text().split()[1]) / 1e9
     except (OSError, ValueError, IndexError):
         return 0.0
+
+
+class Crowding:
+    """Whether other programs get in the way, from now on."""
+
+    def __init__(self) -> None:
+        self._since, self._before = time.perf_counter(), delay()
+
+    def is_bad(self) -> bool:
+        """Whether they have had this thread's core so long that what was measured is not true."""
+        return delay() - self._before > CROWDED * (time.perf_counter() - self._since)

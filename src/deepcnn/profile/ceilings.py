@@ -8,6 +8,7 @@ from typing import Any
 
 from deepcnn.bench import limits
 from deepcnn.device import Policy, machine
+from deepcnn.phases import Crowding
 from deepcnn.profile.rows import Ceilings
 from deepcnn.remember import recall, remember
 
@@ -22,7 +23,11 @@ def ceilings(
         found = recall(cache / "peaks", key).get("peak")
         if found is None:
             say(f"measuring what this machine can do at best, once: {what}")
+            crowding = Crowding()
             found = measure()
+            if crowding.is_bad():
+                say("not remembered: other programs had the cores meanwhile")
+                return found
             with suppress(OSError):  # then it is measured again another time
                 remember(cache / "peaks", key, {"peak": found})
         return found
