@@ -176,13 +176,16 @@ def test_a_plan_says_all_and_writes_nothing(
     assert sum(memory["parts"].values()) == memory["peak"] <= memory["limit"]
     assert memory["largest_batch"] == 80
     assert 0 < seconds["update"] < seconds["epoch"] < seconds["total"]
+    assert plan["bottleneck"]["sentence"].startswith("limited by ")
 
     assert call(*arguments_of(settings, tmp_path / "run")) == 0
     found = sum(path.stat().st_size for path in (tmp_path / "run" / "checkpoints").rglob("*"))
     assert 0 < found <= 2 * disk["checkpoints"] + 100_000  # small weights, and events beside them
     capsys.readouterr()
     assert call("plan", tmp_path / "run") == 0  # a run as it was begun
-    assert "network  mini: " in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "network  mini: " in said
+    assert "speed    limited by " in said
 
 
 def test_a_plan_of_what_does_not_fit_says_so(
@@ -192,7 +195,9 @@ def test_a_plan_of_what_does_not_fit_says_so(
     settings = SETTINGS | {"data.name": str(images)}
     with mock.patch.object(process, "resident", lambda: 0):  # or it would be refused before
         assert call("plan", *options_of(settings), "--memory", "50MB") == 1
-    assert "not even two images at once fit" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "not even two images at once fit" in said
+    assert "time" not in said  # nothing was computed for it
 
 
 def test_memory_that_the_system_tells_of_is_that_of_this_process() -> None:

@@ -65,10 +65,10 @@ def bound(run: Run) -> int:
 
 
 def _announce(run: Run, foreseen: Foreseen, most: int | None) -> None:
-    available = f" of {in_bytes(most)}" if most else ""
+    available = f", of {in_bytes(most)}" if most else ""
     size = in_bytes(foreseen.memory or 0)
     phase = f", in {foreseen.phase}" if foreseen.phase else ""
-    run.display.say(f"memory: {size}{available} at most{phase}")
+    run.display.say(f"memory: {size} at most{phase}{available}")
 
 
 def memory_limit(run: Run) -> int | None:
