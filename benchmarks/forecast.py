@@ -27,7 +27,7 @@ import common
 from deepcnn.curves import save_picture
 from deepcnn.table import table
 
-COMMAND = [sys.executable, "-c", "from deepcnn.cli import main; main()"]
+COMMAND = [sys.executable, "-c", "from deepcnn.cli import program; program()"]
 UPDATES, ASKED = 6, 64  # updates of a run; images held out, and images of its test set
 CASES = (
     # network, side, batch, precision, optimiser

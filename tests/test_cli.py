@@ -127,10 +127,11 @@ def call(*arguments: object) -> int:
 
 
 def start(*arguments: str, **how: Any) -> subprocess.CompletedProcess[str]:
-    """A command in a process of its own."""
-    program = f"from deepcnn.cli import main; main({list(arguments)!r})"
+    """A command in a process of its own, as it is installed."""
+    program = f"import sys; from deepcnn.cli import program; sys.argv[1:] = {list(arguments)!r}"
     how = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | how
-    return subprocess.run([sys.executable, "-W", "error", "-c", program], check=False, **how)
+    command = [sys.executable, "-W", "error", "-c", f"{program}; program()"]
+    return subprocess.run(command, check=False, **how)
 
 
 def tree(folder: Path) -> dict[str, bytes | None]:
@@ -505,6 +506,15 @@ def test_help_is_the_answer_to_half_a_command(
     expected = help_of(command, capsys)
     assert call(*command.split()) == 0
     assert capsys.readouterr() == (expected, "")
+
+
+@pytest.mark.parametrize(("arguments", "code"), [(["settings"], 0), (["nope"], 2)])
+def test_the_installed_command_says_all_before_it_ends(
+    arguments: list[str], code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(*arguments) == code
+    result = start(*arguments)
+    assert (result.returncode, result.stdout, result.stderr) == (code, *capsys.readouterr())
 
 
 def test_what_needs_no_torch_does_not_load_it() -> None:

@@ -22,7 +22,7 @@ MOST_NEW = 0.7  # weight of the newest update in that mean, at most
 HICCUP = 4.0  # an update counts as at most so many times what was expected, or so small a part
 NEWS = 1.25  # by this factor updates must have become slower or faster to be worth a word
 NEAR = 0.1  # with so small a part of the budget left for updates there is none
-EXIT = 1.5  # seconds in which Python ends that has loaded torch: 0.6 to 1.9 were measured
+EXIT = 0.2  # seconds in which a process ends that has loaded torch: 0.1 to 0.3 were measured
 SETTLED = 3  # updates after which a pace can be told
 
 

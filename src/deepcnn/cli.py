@@ -5,8 +5,10 @@ import io
 import os
 import shlex
 import sys
+from contextlib import suppress
 from json import dumps as to_json
 from pathlib import Path
+from typing import NoReturn
 
 from cyclopts import App, CycloptsError, UnknownOptionError, UnusedCliTokensError
 
@@ -37,7 +39,20 @@ for command in (
     app.command(command)
 
 
-def main(arguments: list[str] | None = None) -> None:
+def program() -> NoReturn:
+    """The installed command: `main`, and the end of the process without taking all that it has
+    loaded apart first, which would take one to four seconds.
+    """
+    try:
+        main()
+    except SystemExit as stop:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):  # which `main` has told of
+                stream.flush()
+        os._exit(int(stop.code or 0))
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
     """Run one command and exit: 0 done, 1 failed, 2 bad request, 130 Ctrl-C, 143 SIGTERM."""
     interrupt.install()
     if isinstance(sys.stdout, io.TextIOWrapper):
