@@ -23,9 +23,9 @@ def plan(
     """Say what a run will take before it is begun: memory, time and disk; whether it fits, and the
     largest batch that would.
 
-    Makes some updates in memory, for a few seconds, and writes nothing. The
-    exit code is 1 where the run does not fit. Any setting can be changed as
-    with `deepcnn train`. Examples:
+    Makes some updates in memory, for a few seconds, and writes nothing but the
+    policy that it has measured. The exit code is 1 where the run does not fit.
+    Any setting can be changed as with `deepcnn train`. Examples:
 
     deepcnn plan alexnet-fashion-mnist
     deepcnn plan fashion-mnist --model.name vgg16 --data.size 64 --memory 4GiB

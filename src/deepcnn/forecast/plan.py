@@ -1,4 +1,4 @@
-"""A run worked out before it is begun: memory, time and disk. Nothing is written."""
+"""A run worked out before it is begun: memory, time and disk."""
 
 import shutil
 import time
@@ -89,6 +89,7 @@ def _measured(run: Run, start: float) -> tuple[dict[str, float], Verdict]:
     """What a run takes that started for so many seconds, and what limits it: from some updates,
     which are made.
     """
+    say(f"making updates for about {SECONDS:.0f} s")
     found = look(run, SECONDS)
     times, by_phase = run.watch.times, run.watch.by_phase()
     update = (sum(by_phase.values()) - by_phase["measuring"]) / times["optimiser"]
