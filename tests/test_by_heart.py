@@ -42,7 +42,7 @@ def test_overfit_fails_where_images_cannot_be_learnt(
     assert call("train", "--overfit", 50, *given) == 1
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines] == [
-        "sgd at 0.05", "adamw at 0.001", "adamw at 0.01", "adamw at 0.0001", "not learnt by heart",
+        "sgd at 0.05", "adamw at 0.001", "adamw at 0.0001", "adamw at 0.01", "not learnt by heart",
     ]  # fmt: skip
 
 
