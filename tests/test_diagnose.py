@@ -57,7 +57,7 @@ SOUND: dict[str, Settings] = {
     "fashion-mnist with mlp": {"model.name": "mlp", "optim.name": "adamw", "optim.lr": 1e-3},
     "fashion-mnist-sprint with adamw": {"optim.name": "adamw", "optim.lr": 0.01},
 }
-MINUTES = (pytest.mark.soak, pytest.mark.timeout(3_600))
+MINUTES = (pytest.mark.soak, pytest.mark.timeout(7_200))
 SLOW: dict[str, Settings] = {
     "fashion-mnist": {},
     "fashion-mnist-93": {},
