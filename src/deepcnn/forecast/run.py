@@ -69,9 +69,10 @@ class Memory:
         }
         if not self.is_device:
             # Files are made in memory and, once they are on the disk, read back to be compared.
-            # They are too long for the holes that training leaves.
-            needs["checkpoint"] = training + int(FILES * 2 * kept)
-            needs["finished model"] = training + int(FILES * 3 * weights)
+            # They are too long for the holes that training and evaluation leave.
+            left = max(training, self._with_holes(answers.parts["temporary"]))
+            needs["checkpoint"] = left + int(FILES * 2 * kept)
+            needs["finished model"] = left + int(FILES * 3 * weights)
         phase = max(needs, key=needs.__getitem__)
         growth = max(needs[phase] + self.to_come - self.free, 0)
         size = self.other + self.free + growth + (0 if self.is_device else LATER)
