@@ -24,6 +24,8 @@ text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x7f
 def legal(item: Any) -> st.SearchStrategy[Any]:
     """Values of one setting, by its metadata."""
     metadata = item.metadata
+    if item.name == "memory":
+        return st.sampled_from(["", "0", "100", "1.5 GB", "8GiB", " 12mb "])
     if metadata["choices"]:
         return st.sampled_from(metadata["choices"])
     if item.type is int:
