@@ -17,6 +17,7 @@ from deepcnn import progress
 from deepcnn.curves import learning_curve
 from deepcnn.data.images import ImageSet
 from deepcnn.evaluate import details, summary
+from deepcnn.forecast.foreseen import off_by
 from deepcnn.predictions import Predictions
 from deepcnn.progress import Display, duration, reported
 from deepcnn.words import (
@@ -84,6 +85,13 @@ def test_a_result_in_words(folder: str, quoted: str) -> None:
         f"report         {folder}/report.html",
         f"next           deepcnn evaluate {quoted}",
     ]
+
+
+@pytest.mark.parametrize(
+    ("error", "words"), [(0.104, "+10%"), (-0.004, "+0%"), (0.0, "+0%"), (-0.006, "-1%")]
+)
+def test_how_far_off_a_forecast_was(error: float, words: str) -> None:
+    assert off_by(error) == words
 
 
 def test_what_was_foretold_stands_beside_what_came_true() -> None:

@@ -39,9 +39,14 @@ def in_words(facts: dict[str, Any], peak: int | None) -> list[str]:
     """Lines about what `as_dict` gave; none where nothing was foretold."""
     lines = []
     if facts.get("memory_error") is not None and peak:
-        foretold = f"{in_bytes(facts['memory'])} foretold, {facts['memory_error']:+.0%}"
+        foretold = f"{in_bytes(facts['memory'])} foretold, {off_by(facts['memory_error'])}"
         lines.append(f"most memory    {in_bytes(peak)}  ({foretold})")
     if facts.get("seconds_error") is not None:
-        foretold = f"{duration(facts['seconds'])} foretold, {facts['seconds_error']:+.0%}"
+        foretold = f"{duration(facts['seconds'])} foretold, {off_by(facts['seconds_error'])}"
         lines.append(f"all of it      {duration(facts['seconds_taken'])}  ({foretold})")
     return lines
+
+
+def off_by(error: float) -> str:
+    """A relative error in whole percent: +3%, never -0%."""
+    return f"{round(error, 2) + 0.0:+.0%}"

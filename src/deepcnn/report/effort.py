@@ -3,6 +3,7 @@
 from typing import Any
 
 from deepcnn import cost, models
+from deepcnn.forecast.foreseen import off_by
 from deepcnn.progress import duration
 from deepcnn.report.gather import Record
 
@@ -51,7 +52,7 @@ def _off_by(record: Record, what: str) -> str:
     """How far what was foretold of memory was from it."""
     facts = record.finished.meta.get("forecast", {}) if record.finished else {}
     error = facts.get(f"{what}_error")
-    return "" if error is None else f", {error:+.0%} in what was foretold"
+    return "" if error is None else f", {off_by(error)} in what was foretold"
 
 
 def time_of(record: Record) -> Context:
