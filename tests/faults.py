@@ -36,6 +36,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from deepcnn import cli, curves, evaluate, files, finish, models, runlog
+from deepcnn.bench import limits
 from deepcnn.config import Config
 from deepcnn.data import catalog
 from deepcnn.data.loader import Source
@@ -171,6 +172,13 @@ def torch_restored() -> Iterator[None]:
     finally:
         torch.set_num_threads(threads)
         torch.set_flush_denormal(False)
+
+
+def tiny_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What measures the machine's peaks takes no time, and its peaks mean nothing."""
+    monkeypatch.setattr(limits, "CONVOLUTION", (2, 8, 8, 4))
+    monkeypatch.setattr(limits, "PRODUCT", 16)
+    monkeypatch.setattr(limits, "COPY_BYTES", 1 << 12)
 
 
 @contextmanager

@@ -17,15 +17,13 @@ from deepcnn.bench import clock, limits, loading, sprint, step, words
 from deepcnn.bench.sides import side
 from deepcnn.cli import main
 from deepcnn.config import Hardware
-from faults import SMALL, config_of, torch_restored, wait_until, write_images
+from faults import SMALL, config_of, tiny_limits, torch_restored, wait_until, write_images
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Small enough to take no time: what is tested is not how long it takes."""
-    monkeypatch.setattr(limits, "CONVOLUTION", (2, 8, 8, 4))
-    monkeypatch.setattr(limits, "PRODUCT", 16)
-    monkeypatch.setattr(limits, "COPY_BYTES", 1 << 12)
+    tiny_limits(monkeypatch)
     monkeypatch.setattr(step, "SECONDS", 0.02)
     with torch_restored():
         yield

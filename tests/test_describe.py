@@ -12,9 +12,9 @@ from deepcnn.errors import ConfigError
 from deepcnn.models import MODELS
 
 
-def call(*arguments: str) -> int:
+def call(*arguments: str, command: str = "models") -> int:
     with pytest.raises(SystemExit) as end:
-        cli.main(["models", *arguments])
+        cli.main([command, *arguments])
     return int(end.value.code or 0)
 
 
@@ -61,6 +61,19 @@ def test_a_page_agrees_with_its_json(capsys: pytest.CaptureFixture[str]) -> None
         (("lenet", "--input", "1x32x33"), "the input is 1x32x33, expected a square such as"),
         (("lenet", "--input", "1x28x28"), "lenet cannot take 28x28 images; it takes images from"),
         (("lenet", "--classes", "0"), "the number of classes is 0, expected at least 1"),
+    ],
+)
+@pytest.mark.parametrize("command", ["models", "profile"])
+def test_networks_that_cannot_be_are_one_line(
+    command: str, arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(*arguments, command=command) == 2
+    is_one_line(message, capsys)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
         (("lenet", "--svg", "nowhere/x.svg"), "cannot write nowhere/x.svg: No such file"),
         (("--svg", "x.svg"), "--input, --classes and --svg need a NAME"),
     ],
@@ -69,6 +82,10 @@ def test_bad_requests_are_one_line(
     arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert call(*arguments) == 2
+    is_one_line(message, capsys)
+
+
+def is_one_line(message: str, capsys: pytest.CaptureFixture[str]) -> None:
     out, err = capsys.readouterr()
     assert not out
     assert err.count("\n") == 1

@@ -18,7 +18,6 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from deepcnn import models, phases
-from deepcnn.bench import limits
 from deepcnn.cli import main
 from deepcnn.config import Optim
 from deepcnn.device import Policy
@@ -35,7 +34,15 @@ from deepcnn.profile.step import Step
 from deepcnn.profile.subject import Subject
 from deepcnn.profile.tally import Work
 from deepcnn.profile.trace import AUTOGRAD, BETWEEN, LAYER, LOSS, OPTIMIZER, Part, Trace
-from faults import MINI, SMALL, arguments_of, signals_restored, torch_restored, write_images
+from faults import (
+    MINI,
+    SMALL,
+    arguments_of,
+    signals_restored,
+    tiny_limits,
+    torch_restored,
+    write_images,
+)
 
 POLICY = Policy("cpu", "fp32", "contiguous", 1)
 SGD = Optim(lr=0.1)
@@ -45,9 +52,7 @@ FP32 = 4  # bytes
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Peaks of next to nothing: what is tested is not how high they are."""
-    monkeypatch.setattr(limits, "CONVOLUTION", (2, 8, 8, 4))
-    monkeypatch.setattr(limits, "PRODUCT", 16)
-    monkeypatch.setattr(limits, "COPY_BYTES", 1 << 12)
+    tiny_limits(monkeypatch)
     monkeypatch.setattr(measure, "SECONDS", 0.02)
     with torch_restored(), signals_restored():
         torch.set_num_threads(1)
@@ -539,6 +544,8 @@ def test_a_run(
     assert call(out, "--json", "--batch", 3, "--input", "1x16x16") == 0
     facts = json.loads(capsys.readouterr().out)
     assert (facts["input"], facts["batch_size"]) == ("1x16x16", 3)
+    assert call(out, "--classes", 0) == 2
+    assert "the number of classes is 0, expected at least 1" in capsys.readouterr().err
 
 
 class Greedy(nn.Module):
@@ -554,11 +561,7 @@ def test_want_of_memory_is_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("lenett",), "unknown model 'lenett'; did you mean lenet?"),
-        (("lenet", "--input", "1x28x28"), "lenet cannot take 28x28 images; it takes images from"),
-        (("lenet", "--input", "nothing"), "the input is 'nothing', expected CHANNELSxHEIGHTxWIDTH"),
         (("lenet", "--batch", "0"), "train.batch_size is 0, expected at least 1"),
-        (("lenet", "--classes", "0"), "the number of classes is 0, expected at least 1"),
         (("lenet", "--device", "tpu"), "unknown device 'tpu', expected auto, cpu"),
         (("nowhere/run",), "nowhere/run is no run folder, it has no config.json"),
         (("timm/nothing_like_it_at_all",), "unknown model 'timm/nothing_like_it_at_all'"),

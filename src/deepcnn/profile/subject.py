@@ -78,13 +78,13 @@ def of_run(
     record = read_record(run)
     policy = runlog.recorded_conditions(run)[0].under(config.hardware)
     _check_device(find_device(policy.device))
-    if not (shape or record.input) or not (num_classes or record.classes):
+    if num_classes is None:
+        num_classes = len(record.classes) or None
+    if num_classes is None or not (shape or record.input):
         raise RunError(f"{run} does not say what images it takes: give --input and --classes")
     channels, height, width = shape or record.input
     name = config.model.name
-    _, checked, classes = as_asked(
-        name, (channels, height, width), num_classes or len(record.classes)
-    )
+    _, checked, classes = as_asked(name, (channels, height, width), num_classes)
     return Subject(name, checked, classes, config.train.batch_size, policy, config.optim)
 
 
