@@ -3,6 +3,9 @@
 import os
 from json import dumps as to_json
 from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from deepcnn.cli_data import Flag, Settings
 from deepcnn.config import Config
@@ -11,12 +14,17 @@ from deepcnn.files import cache_folder
 from deepcnn.recipes import RECIPES
 from deepcnn.settings import resolve
 
+RecipeOrRun = Annotated[str, Parameter(help="Recipe, or run folder.")]
+DataName = Annotated[
+    str | None, Parameter(help="Data set by name or folder; short for --data.name.")
+]
+
 
 def diagnose(
-    what: str,
+    what: RecipeOrRun,
     /,
     *,
-    data: str | None = None,
+    data: DataName = None,
     plot: Path | None = None,
     json: Flag = False,
     settings: Settings,
@@ -36,10 +44,6 @@ def diagnose(
 
     Parameters
     ----------
-    what
-        Recipe, or run folder.
-    data
-        Data set by name or folder; short for --data.name.
     plot
         Draw losses by learning rate, and gradients by layer, into this PNG file.
     json

@@ -6,16 +6,16 @@ from json import dumps as to_json
 from pathlib import Path
 
 from deepcnn.cli_data import Flag, Settings
-from deepcnn.cli_diagnose import base_of
+from deepcnn.cli_diagnose import DataName, RecipeOrRun, base_of
 from deepcnn.files import cache_folder
 from deepcnn.settings import resolve
 
 
 def plan(
-    what: str = "fashion-mnist",
+    what: RecipeOrRun = "fashion-mnist",
     /,
     *,
-    data: str | None = None,
+    data: DataName = None,
     memory: str | None = None,
     json: Flag = False,
     settings: Settings,
@@ -33,10 +33,6 @@ def plan(
 
     Parameters
     ----------
-    what
-        Recipe, or run folder.
-    data
-        Data set by name or folder; short for --data.name.
     memory
         What it may take, such as 8GiB; short for --hardware.memory.
     json
