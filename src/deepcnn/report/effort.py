@@ -6,6 +6,7 @@ from deepcnn import cost, models
 from deepcnn.forecast.foreseen import off_by
 from deepcnn.progress import duration
 from deepcnn.report.gather import Record
+from deepcnn.sizes import in_bytes
 
 Context = dict[str, Any]
 
@@ -35,7 +36,7 @@ def cost_of(record: Record) -> list[tuple[str, str]]:
             ("activations of an image", f"{kept:,} bytes in fp32"),
         ]
     if record.finished and (peak := record.finished.meta.get("peak_memory")):
-        rows.append(("most memory", f"{peak / 1e6:,.0f} MB{_off_by(record, 'memory')}"))
+        rows.append(("most memory", f"{in_bytes(peak)}{_off_by(record, 'memory')}"))
     if record.epochs:
         seconds, number = record.epochs[-1]["seconds"], len(record.epochs)
         rows.append(("training", duration(seconds)))
