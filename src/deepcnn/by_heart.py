@@ -29,7 +29,7 @@ NUMBER = 50  # images: text 003
 UPDATES = 400  # enough for every network of `models`, most need a tenth: tests/test_museum.py
 BETWEEN = 10  # updates from one look at what is known to the next
 # AdamW at one of these teaches fifty images to every network of `models`: tests/test_museum.py.
-# Those that need the second are deep and slow, those that need the third are small.
+# The lower one comes before the higher: where 0.001 is too high, ten times as much is too.
 RATES = (1e-3, 1e-4, 1e-2)
 # Nothing that keeps a network from knowing images by heart. Dropout stays, it is part of the
 # network; what is known is measured without it.
