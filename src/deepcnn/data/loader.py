@@ -280,6 +280,16 @@ def batch_slices(num_images: int, batch_size: int, drop_last: bool) -> list[slic
     return [slice(a, b) for a, b in zip(starts, [*starts[1:], num_images], strict=True)]
 
 
+def of_rank(update: Tensor, rank: int, ranks: int) -> Tensor:
+    """The positions of a batch that one of several processes reads: as many as any other reads, or
+    one more or less.
+
+    Given to `epoch_batches`, the processes together see what one of them alone would: the same
+    images, changed and mixed alike, in the same batches, however many processes there are.
+    """
+    return update.tensor_split(ranks)[rank]
+
+
 def in_order(images: Source, batch_size: int) -> Iterator[Batch]:
     """Every image once, as stored: for evaluation."""
     starts = range(0, len(images), batch_size)
