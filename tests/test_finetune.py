@@ -5,6 +5,7 @@ import json
 import shutil
 import signal
 import tarfile
+import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import redirect_stdout
 from dataclasses import replace
@@ -431,7 +432,7 @@ PLAIN = (
 
 
 # Of so few pictures the last layer alone is fitted, unless somebody wants more.
-WHOLE = ("--train.epochs", 3, "--train.keep", "best", "--data.validation", 0.1)
+WHOLE = ("--train.epochs", 3)
 
 
 def coloured(folder: Path, counts: Mapping[str, int]) -> Path:
@@ -609,7 +610,8 @@ def not_finite(world: World, folder: Path) -> Path:
         (("{data}", "--model", "compct"), "unknown model 'compct'; did you mean compact?"),
         (("{data}", "--freeze", ""), "transfer.unfreeze_at needs frozen stages"),
         (("{data}", "--model", "lenet5", "--data.size", "32"), "transfer.probe fits the weights"),
-        (("{data}", "--train.epochs", "2", "--train.keep", "best"), "none are held out"),
+        (("{data}", "--train.epochs", "2", "--data.validation", "0"), "none are held out"),
+        (("{data}", "--train.epochs", "two"), "train.epochs"),
     ],
 )
 def test_bad_requests_are_one_line_and_leave_nothing(
@@ -651,23 +653,46 @@ def test_the_plan_follows_the_weights(model: str, world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "epochs", "batch_size", "crop_area", "keep", "validation"),
+    ("number", "is_asked", "epochs", "batch_size", "crop_area", "keep", "validation"),
     [
-        (5, 0, 3, 0.5, "last", 0.0),
-        (499, 0, 32, 0.5, "last", 0.0),
-        (500, 5, 32, 0.5, "best", 0.1),
-        (2_000, 3, 32, 0.2, "best", 0.1),
+        (5, False, 0, 3, 0.5, "last", 0.0),
+        (499, False, 0, 32, 0.5, "last", 0.0),
+        (499, True, 5, 32, 0.5, "best", 0.2),
+        (500, False, 5, 32, 0.5, "best", 0.1),
+        (500, True, 5, 32, 0.5, "best", 0.1),
+        (2_000, False, 3, 32, 0.2, "best", 0.1),
     ],
 )
 def test_the_plan_follows_the_number_of_images(
-    number: int, epochs: int, batch_size: int, crop_area: float, keep: str, validation: float,
-    world: World,
+    number: int, is_asked: bool, epochs: int, batch_size: int, crop_area: float, keep: str,
+    validation: float, world: World,
 ) -> None:  # fmt: skip
     with mock.patch.object(finetune, "num_images", lambda _: number):
-        planned = finetune.plan("photos", "compact", str(world.weights))
+        planned = finetune.plan("photos", "compact", str(world.weights), is_asked)
     assert (planned.train.epochs, planned.train.batch_size) == (epochs, batch_size)
     assert (planned.train.keep, planned.data.validation) == (keep, validation)
     assert planned.augment.crop_area == crop_area
+
+
+@pytest.mark.parametrize(
+    ("more", "keep"),
+    [
+        ((), "last"),
+        (("--train.epochs", 0), "last"),
+        (("--probe-only",), "last"),
+        (("--train.epochs", 1), "best"),
+        (("--budget", "1m"), "best"),
+        (("--train.budget", 60), "best"),
+    ],
+)
+def test_who_asks_for_more_than_the_probe_gets_the_better_of_both(
+    more: tuple[object, ...], keep: str, world: World
+) -> None:
+    code, said = tuned(world, *more, "--print-config")
+    assert code == 0
+    settings = tomllib.loads(said)
+    assert settings["train"]["keep"] == keep
+    assert (settings["data"]["validation"] > 0) == (keep == "best")
 
 
 def test_what_is_for_the_test_is_not_learnt_from(world: World, tmp_path: Path) -> None:

@@ -127,7 +127,8 @@ def finetune(
     folders in train, val and test; or a CSV file with the columns path and
     label. With fewer than 500 pictures only the last layer is fitted, which is
     soon done and hard to beat; --train.epochs 5 tunes all of it, and so does
-    --budget. Any setting can be changed as with `deepcnn train`. Examples:
+    --budget, and the better of both on pictures held out is kept. Any setting
+    can be changed as with `deepcnn train`. Examples:
 
     deepcnn finetune photos
     deepcnn finetune photos --model torchvision/resnet18
@@ -174,7 +175,9 @@ def finetune(
         base = ("as begun", recorded_config(folder))
         short |= {"data.name": data, "model.name": model, "model.weights": weights}
     else:
-        base = ("finetune", plan(data, model, weights))
+        asked = (budget, settings.get("train.budget"), settings.get("train.epochs"))
+        is_asked = any(each not in (None, "0") for each in asked)
+        base = ("finetune", plan(data, model, weights, is_asked))
     resolution = resolve(base, None, os.environ, _given(short) | settings)
     _fit(resolution, folder, print_config, accept_change, live, json)
 
