@@ -90,7 +90,7 @@ def test_the_files_can_be_read_without_this_package(saved: Path) -> None:
     assert meta["preprocess"] == {
         "channels": 1, "size": 28, "pad": 2, "mean": [0.1307], "std": [1 / 3],
         "geometry": "none", "keep": 1.0, "interpolation": "bilinear", "least": 0,
-        "views": "plain",
+        "views": "plain", "sure": 1.0,
     }  # fmt: skip
     sealed = (saved / "manifest.json").read_text()
     reseal(saved)

@@ -178,6 +178,7 @@ BAD_SETTINGS = [
     ("optim.momentum", "1", r"optim\.momentum is 1\.0, expected at least 0 and below 1"),
     ("optim.milestones", "a,b", r"optim\.milestones is 'a,b', expected numbers separated by comm"),
     ("optim.milestones", "0.5", r"optim\.milestones belongs to optim\.schedule step"),
+    ("data.sure", "0.5", r"data\.sure saves other views .* data\.views plain has not got"),
     (
         "optim.name",
         "sdg",

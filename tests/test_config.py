@@ -28,6 +28,7 @@ EDGES: dict[str, tuple[list[float], list[float]]] = {
     "data.keep": ([0.1, 1], [0.09, 1.01]),
     "data.size": ([0, 4_096], [-1, 4_097]),
     "data.pad": ([0, 512], [-1, 513]),
+    "data.sure": ([1e-9, 1.0], [0.0, 1.1]),
     "augment.crop": ([0, 64], [-1, 65]),
     "augment.crop_area": ([0.0, 1.0], [-0.1, 1.1]),
     "augment.rotate": ([0.0, 180.0], [-1.0, 180.1]),

@@ -58,7 +58,8 @@ def reconcile(parts: Mapping[str, Any]) -> Config:
         name: value if value < 1 else float(int(value))
         for name, value in (("validation", data.validation), ("test", data.test))
     }
-    data = replace(data, **shares, mean=data.std)
+    sure = 1.0 if data.views == "plain" else data.sure
+    data = replace(data, **shares, mean=data.std, sure=sure)
     transfer = parts["transfer"]
     if not transfer.freeze:
         transfer = replace(transfer, unfreeze_at=0.0)

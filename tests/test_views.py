@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor, nn
 
@@ -74,19 +76,56 @@ def test_a_mirror_image_gets_the_same_answer() -> None:
     assert not torch.allclose(network(images), network(images.flip(3)))
 
 
-@pytest.mark.parametrize("views", VIEWS)
-def test_evaluation_and_prediction_use_the_views_of_the_model(views: str, tmp_path: Path) -> None:
+@given(st.floats(0.01, 1), st.sampled_from(sorted(set(VIEWS) - {"plain"})))
+def test_sure_answers_are_those_of_one_view(sure: float, views: str) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(2 * SIDE**2, 3))
+    images, asked = pixels(40), []
+
+    def counting(batch: Tensor) -> Tensor:
+        asked.append(len(batch))
+        answers: Tensor = network(batch)
+        return answers
+
+    with torch.no_grad():
+        alone, mean = network(images), mean_logits(network, images, VIEWS[views])
+        found = mean_logits(counting, images, VIEWS[views], sure)
+    stands = torch.zeros(40, dtype=torch.bool) if sure == 1 else alone.softmax(1).amax(1) >= sure
+    torch.testing.assert_close(found, torch.where(stands[:, None], alone, mean))
+    rest = int((~stands).sum())
+    assert asked == [40, *[rest] * (len(VIEWS[views]) - 1)][: None if rest else 1]
+
+
+def test_what_is_no_number_is_not_sure() -> None:
+    def network(images: Tensor) -> Tensor:
+        answers = torch.tensor([[0.0, 9.0]]).repeat(len(images), 1)
+        return torch.where(images[:, :1, 0, 0] > 0, answers, torch.nan)
+
+    images = torch.ones(2, 1, 3, 3)
+    images[1, :, :, 0] = -1  # only its mirror image has an answer
+    found = mean_logits(network, images, VIEWS["flip"], sure=0.5)
+    assert found[0].tolist() == [0.0, 9.0]
+    assert found[1].isnan().all()
+
+
+@pytest.mark.parametrize(("views", "sure"), [*((name, 1.0) for name in VIEWS), ("flip", 0.36)])
+def test_evaluation_and_prediction_use_the_views_of_the_model(
+    views: str, sure: float, tmp_path: Path
+) -> None:
     generator = np.random.default_rng(1)
     stored = generator.integers(0, 256, (4, 1, 28, 28), dtype=np.uint8)
     torch.manual_seed(0)
     model = models.build("compact", 3, 1, 28).eval()
-    preprocess = Preprocess(1, 28, 0, (0.3,), (0.35,), views=views)
+    preprocess = Preprocess(1, 28, 0, (0.3,), (0.35,), views=views, sure=sure)
     images = ImageSet("noise", stored, np.zeros(4, np.int64), ("a", "b", "c"))
     seen = predictions(model, source(images, preprocess, torch.device("cpu")), PLAIN)
     once = replace(preprocess, views="plain")
     numbers = preprocess(torch.from_numpy(stored))
     with torch.no_grad():
-        torch.testing.assert_close(seen.logits, mean_logits(model, numbers, VIEWS[views]))
+        expected = mean_logits(model, numbers, VIEWS[views], sure)
+        torch.testing.assert_close(seen.logits, expected)
+        whole = mean_logits(model, numbers, VIEWS[views])
+        assert torch.allclose(expected, whole) == (sure == 1)
     alone = predictions(model, source(images, once, torch.device("cpu")), PLAIN)
     assert torch.equal(seen.logits, alone.logits) == (views == "plain")
     paths = [tmp_path / f"{number}.png" for number in range(4)]
@@ -94,21 +133,32 @@ def test_evaluation_and_prediction_use_the_views_of_the_model(views: str, tmp_pa
         Image.fromarray(image[0]).save(path)
     answers = predict(Artefact(model, preprocess, images.classes, {}), paths, top=3)
     shares = seen.logits.double().softmax(dim=1)
-    for answer, expected in zip(answers, shares, strict=True):
+    for answer, share in zip(answers, shares, strict=True):
         found = dict(answer.classes)
-        assert [found[name] for name in "abc"] == pytest.approx(expected.tolist(), abs=1e-6)
+        assert [found[name] for name in "abc"] == pytest.approx(share.tolist(), abs=1e-6)
 
 
 def artefact_of(model: nn.Module, preprocess: Preprocess) -> Artefact:
     return Artefact(model, preprocess, ("a", "b", "c"), {"model": "mine"})
 
 
-def answers_to(found: Artefact, stored: np.ndarray, views: str) -> Tensor:  # type: ignore[type-arg]
+def answers_to(found: Artefact, stored: np.ndarray, views: str | None) -> Tensor:  # type: ignore[type-arg]
     """Probabilities of images N C H W in the views of that name, as `evaluate` gets them."""
     preprocess, averaged = named_views(found, views)
     images = ImageSet("noise", stored, np.zeros(len(stored), np.int64), found.classes)
     pixels = source(images, preprocess, torch.device("cpu"))
     return predictions(found.model, pixels, PLAIN, averaged=averaged).logits.softmax(dim=1)
+
+
+def test_views_that_are_asked_for_are_all_looked_at() -> None:
+    stored = np.random.default_rng(1).integers(0, 256, (6, 1, 28, 28), dtype=np.uint8)
+    torch.manual_seed(0)
+    own = Preprocess(1, 28, 0, (0.3,), (0.35,), views="flip", sure=0.34)
+    saving = artefact_of(models.build("compact", 3, 1, 28).eval(), own)
+    whole = artefact_of(saving.model, replace(own, sure=1.0))
+    asked = answers_to(saving, stored, "flip")
+    assert torch.equal(asked, answers_to(whole, stored, "flip"))
+    assert not torch.equal(asked, answers_to(saving, stored, None))
 
 
 def by_pillow(image: np.ndarray, side: int) -> np.ndarray:  # type: ignore[type-arg]

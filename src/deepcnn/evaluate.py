@@ -1,7 +1,6 @@
 """Exact evaluation: every image once, sums and counts, no augmentation."""
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,10 +20,11 @@ from deepcnn.data.preprocess import Preprocess
 from deepcnn.data.splits import load_splits
 from deepcnn.data.views import (
     VIEWS,
-    Network,
+    Averaged,
     mean_logits,
     mean_probabilities,
     multi_scale,
+    own_views,
     ten_crop,
 )
 from deepcnn.device import Policy, plain_policy
@@ -32,8 +32,6 @@ from deepcnn.errors import ConfigError, DataError, RunError, look_up
 from deepcnn.predictions import Predictions
 from deepcnn.progress import reported, say
 from deepcnn.settings import from_dict
-
-Averaged = Callable[[Network, Tensor], Tensor]  # network and images to logits N K
 
 MIN_CLASSES_FOR_TOP_5 = 10  # with fewer, five guesses are hardly a test
 SUREST = 10  # mistakes that are named
@@ -63,7 +61,7 @@ def predictions(
     """
     model.eval()
     logits, labels = [], []
-    averaged = averaged or partial(mean_logits, views=VIEWS[images.preprocess.views])
+    averaged = averaged or own_views(images.preprocess)
 
     def network(pixels: Tensor) -> Tensor:
         answer: Tensor = model(policy.arrange(pixels))
@@ -235,7 +233,9 @@ def threshold(
 def named_views(found: Artefact, name: str | None) -> tuple[Preprocess, Averaged]:
     """How pictures are prepared for the views of that name, None: the model's own; ConfigError."""
     preprocess = found.preprocess
-    name = preprocess.views if name is None else name.replace("-", "_")
+    if name is None:
+        return preprocess, own_views(preprocess)
+    name = name.replace("-", "_")
     if name == "ten_crop":
         larger = enlarged(preprocess, TEN_CROP)
         windows = ten_crop(preprocess.input_size, larger.input_size)

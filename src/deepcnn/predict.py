@@ -9,7 +9,7 @@ import torch
 from deepcnn import interrupt
 from deepcnn.artefact import Artefact
 from deepcnn.data.decode import decode
-from deepcnn.data.views import VIEWS, mean_logits
+from deepcnn.data.views import own_views
 from deepcnn.errors import ImageError
 
 
@@ -41,6 +41,7 @@ def predict(
     `at_least` as probable as that; a bad file stops nothing.
     """
     preprocess = artefact.preprocess
+    averaged = own_views(preprocess)
     artefact.model.eval()
     for path in paths:
         interrupt.check()
@@ -50,7 +51,7 @@ def predict(
             yield Answer(path, error=str(error))
             continue
         pixels = preprocess(preprocess.frame(picture)[None])
-        logits = mean_logits(artefact.model, pixels, VIEWS[preprocess.views])[0]
+        logits = averaged(artefact.model, pixels)[0]
         probabilities = (logits.double() / artefact.temperature).softmax(dim=0)
         best = probabilities.sort(descending=True, stable=True)
         ranked = zip(best.indices.tolist()[:top], best.values.tolist()[:top], strict=True)

@@ -34,6 +34,7 @@ class Preprocess:
     keep: float = 1.0
     interpolation: str = "bilinear"
     views: str = "plain"  # averaged by whoever computes logits: see `data.views`
+    sure: float = 1.0  # see `data.sure`
     least: int = 0  # the short side that pictures are decoded for: see `decode_bytes`
 
     @property

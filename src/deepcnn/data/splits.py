@@ -109,6 +109,7 @@ def make_preprocess(data: Data, train: ImageSet) -> Preprocess:
         keep,
         data.interpolation,
         data.views,
+        data.sure,
     )
     if isinstance(train.images, Photos):
         side, least = pictures.square_side(data, train), pictures.least_side(data)
