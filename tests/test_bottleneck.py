@@ -18,6 +18,7 @@ from PIL import Image
 
 from deepcnn import models, phases, preflight, speed, train
 from deepcnn.bottleneck import WORTH, Evidence, Room, Trial, Verdict, verdict
+from deepcnn.budget import Pace
 from deepcnn.config import Config, Train
 from deepcnn.data import decode, kept, photos
 from deepcnn.device import Policy
@@ -384,3 +385,19 @@ def test_a_run_tells_once_what_limits_it(
     assert said.count("speed: limited by ") == 1
     facts = json.loads((tmp_path / "told" / "model" / "meta.json").read_bytes())["bottleneck"]
     assert facts["sentence"].startswith(f"limited by {facts['limit']} (")
+
+
+@pytest.mark.parametrize(("budget", "is_tried"), [(60.0, True), (9.0, False), (1.0, False)])
+def test_nothing_is_tried_where_a_budget_has_no_time_for_it(
+    budget: float, is_tried: bool, data: Path
+) -> None:
+    """A second and three updates of a tenth each, where all that follows takes three."""
+    run = begun(config_of({**SMALL, "data.name": str(data)}))
+    images = run.source(run.splits.train)
+    train.train_epoch(run, images, total=24)
+    run.pace = Pace(
+        budget=budget, update=0.1, pause=1, end=1, image=0.01, end_images=100, save=0,
+        save_every=60, began=time.perf_counter(),
+    )  # fmt: skip
+    speed.tell(run, images, after=0.0)
+    assert (run.trial is not None) == is_tried

@@ -27,13 +27,23 @@ LEAST = 2  # images in it, for batch statistics
 AROUND = ("reading", "decoding", "augmenting", "preprocessing", "copying", "optimiser", "waiting")
 SOON = 0.02  # seconds of a piece, up to which a larger one is tried, and else a smaller one
 ROUNDS, SECONDS = 20, 0.3  # of a trial at most, but three rounds in any case
+SMALL = 0.2  # of the time left for updates within a budget, which a trial may take at most
 
 
 def tell(run: Run, images: Source, after: float) -> None:
-    """Say once what limits the run, when `after` seconds of it are measured; no bit changes."""
-    if run.trial is None and run.watch.elapsed() >= after:
+    """Say once what limits the run, when `after` seconds of it are measured; no bit changes.
+
+    Not within a time budget of which too little is left for a trial.
+    """
+    if run.trial is None and run.watch.elapsed() >= after and _has_time(run):
         run.trial = try_sizes(run, images)
         run.display.say(f"speed: {judged(run).in_words()}")
+
+
+def _has_time(run: Run) -> bool:
+    """Whether a trial, of a second and three rounds, takes little of what a budget has left."""
+    pace = run.pace
+    return pace is None or 1 + 3 * pace.update < SMALL * pace.room(pace.used())
 
 
 def facts(run: Run) -> dict[str, Any]:
