@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepcnn import ahead, budget, interrupt, train
+from deepcnn import ahead, budget, interrupt, models, preflight, train
 from deepcnn.budget import Pace, advance
+from deepcnn.data.loader import Source
+from deepcnn.device import Policy
 from deepcnn.errors import ConfigError, Interrupted
 from deepcnn.evaluate import evaluate_run
+from deepcnn.forecast import time as forecast_time
 from deepcnn.optim import lr_factor
+from deepcnn.rehearsal import rehearse
 from deepcnn.report.document import document
 from deepcnn.words import result_in_words
 from faults import (
+    MINI,
     SMALL,
     Settings,
     arguments_of,
@@ -469,6 +474,49 @@ def test_a_budget_that_is_used_up_ends_the_run(clock: Clock, images: Path, tmp_p
     assert 1 <= len(found) <= 2
     assert meta(run)["progress"] == 1
     assert facts_of(run)["used"] > 2 * BUDGET
+
+
+def test_what_is_to_thaw_is_expected_until_all_stages_train(
+    clock: Clock, images: Path, tmp_path: Path
+) -> None:
+    seen, original = [], train.replanned
+
+    def spy(run: Any, total: int) -> int:
+        result = original(run, total)
+        seen.append((run.state.progress < 0.5, run.pace.least_update > 0))
+        return result
+
+    thawing = small(images, transfer__freeze="head", transfer__unfreeze_at=0.5)
+    with mock.patch.object(train, "replanned", spy):
+        train_here(thawing, tmp_path / "run")
+    assert set(seen) == {(True, True), (False, False)}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [(0.1, [8, 8]), (0.032, [8, 9]), (0.029, [8, 20]), (0.016, [8, 20]), (0.0049, [8, 61])],
+)
+def test_evaluation_is_timed_on_a_whole_batch_where_that_is_short(
+    seconds: float, expected: list[int], images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 20, where three tenths of a second are fewer, but at least half."""
+    clock, sizes = Clock(), []
+    monkeypatch.setattr(time, "perf_counter", lambda: clock.now)
+
+    def answers(_model: Any, images: Any, _policy: Any) -> None:
+        sizes.append(len(images))
+        clock.now += seconds * len(images)
+
+    monkeypatch.setattr(forecast_time, "predictions", answers)
+    monkeypatch.setattr(Source, "at_once", lambda _: 20)
+    config = config_of(small(images, train__budget=0.0))
+    policy = Policy("cpu", "fp32", "contiguous", 1)
+    with mock.patch.dict(models.MODELS, {"mini": MINI}):
+        run = rehearse(config, preflight.load(config, lambda _: None), policy)
+        test = run.splits.test
+        run.splits = replace(run.splits, test=test.subset(np.arange(100) % len(test), "more"))
+        assert forecast_time.seconds_per_image(run, policy) == pytest.approx(seconds)
+    assert sizes == expected
 
 
 def test_another_budget_is_another_run(clock: Clock, images: Path, tmp_path: Path) -> None:

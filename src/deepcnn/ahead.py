@@ -65,6 +65,8 @@ def replanned(run: Run, total: int) -> int:
     if not pace:
         return total
     pace.learn(time.perf_counter(), state.epoch, run.saving(), pace.total - state.step)
+    if state.progress >= run.config.transfer.unfreeze_at:
+        pace.least_update = 0.0  # all stages train that will, so what was measured is true
     has_news = pace.has_news(pace.used())
     if has_news and pace.told:
         # What has slowed updates down slows evaluation, too, unless it was stages that thawed.

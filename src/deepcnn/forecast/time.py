@@ -66,8 +66,10 @@ def lengths_of(run: Run, update: float) -> Lengths:
 
 
 def seconds_per_image(run: Run, policy: Policy) -> float:
-    """Seconds that evaluation takes for an image, from a piece of it."""
-    model = run.final_model()
+    """Seconds that evaluation takes for an image, from a piece of it: a batch, where that is not
+    long, for fewer at once take longer each.
+    """
+    model, at_once = run.final_model(), run.source(run.splits.test).at_once()
 
     def timed(number: int) -> float:
         images = run.source(part_of(run.splits.test, number))
@@ -75,7 +77,8 @@ def seconds_per_image(run: Run, policy: Policy) -> float:
         predictions(model, images, policy)
         return (time.perf_counter() - began) / len(images)
 
-    return timed(max(WARM, int(PIECE_SECONDS / timed(WARM))))
+    number = max(WARM, int(PIECE_SECONDS / timed(WARM)))
+    return timed(at_once if number < at_once <= 2 * number else number)
 
 
 def seconds_of_checkpoint(run: Run) -> float:
