@@ -5,7 +5,6 @@ A stage is a part of a network, named as its layer: `conv1`, `layer1`, ... `fc` 
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import chain
 from typing import Any
 
 import torch
@@ -171,11 +170,8 @@ def _children(module: nn.Module, prefix: str) -> list[str]:
 
 
 def _num_layers(module: nn.Module) -> int:
-    """Layers with a weight of two axes or more, be it trained or fixed."""
+    """Layers with a weight of two axes or more."""
     return sum(
-        any(
-            weight.dim() > 1
-            for weight in chain(layer.parameters(recurse=False), layer.buffers(recurse=False))
-        )
+        any(weight.dim() > 1 for weight in layer.parameters(recurse=False))
         for layer in module.modules()
     )
