@@ -683,6 +683,7 @@ def test_the_plan_follows_the_number_of_images(
         (("--train.epochs", 1), "best"),
         (("--budget", "1m"), "best"),
         (("--train.budget", 60), "best"),
+        (("--train.budget", "0.0"), "last"),
     ],
 )
 def test_who_asks_for_more_than_the_probe_gets_the_better_of_both(

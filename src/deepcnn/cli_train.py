@@ -155,7 +155,6 @@ def finetune(
     out
         Run folder; default runs/finetune-DATA.
     """
-    from deepcnn.finetune import plan
     from deepcnn.runlog import is_begun, recorded_config
 
     if probe_only and budget:
@@ -175,9 +174,7 @@ def finetune(
         base = ("as begun", recorded_config(folder))
         short |= {"data.name": data, "model.name": model, "model.weights": weights}
     else:
-        asked = (budget, settings.get("train.budget"), settings.get("train.epochs"))
-        is_asked = any(each not in (None, "0") for each in asked)
-        base = ("finetune", plan(data, model, weights, is_asked))
+        base = _to_finetune(data, model, weights, _given(short) | settings)
     resolution = resolve(base, None, os.environ, _given(short) | settings)
     _fit(resolution, folder, print_config, accept_change, live, json)
 
@@ -185,6 +182,19 @@ def finetune(
 def _named(recipe: str) -> tuple[str, Config]:
     """The settings of a recipe, with its name."""
     return recipe, look_up("recipe", recipe, RECIPES)()
+
+
+def _to_finetune(data: str, model: str, weights: str, given: dict[str, str]) -> tuple[str, Config]:
+    """The settings to fine-tune with: others, where few pictures are to be learnt from in updates,
+    which somebody asks for.
+    """
+    from deepcnn.finetune import plan
+
+    config = plan(data, model, weights)
+    asked = resolve(("finetune", config), None, os.environ, given)[0].train
+    if not config.train.epochs and (asked.epochs or asked.budget):
+        config = plan(data, model, weights, is_asked=True)
+    return "finetune", config
 
 
 def _in_seconds(budget: str | None) -> str | None:
