@@ -193,8 +193,8 @@ def test_pauses_are_planned_for() -> None:
 
 @pytest.mark.parametrize(
     ("update", "image", "factor"),
-    [(4, None, 2), (0.25, None, 0.5), (2, 1.5, 1.5), (2, 9, 2), (2, 0.9, 1), (0.5, 0.7, 0.7),
-     (0.5, 0.1, 0.5)],
+    [(4, None, 2), (0.25, None, 0.5), (2, 1.5, 1.5), (2, 3, 3), (2, 9, 4), (0.5, 0.7, 0.7),
+     (0.5, 0.1, 0.25)],
 )  # fmt: skip
 def test_what_slows_updates_down_slows_evaluation(
     update: float, image: float | None, factor: float
@@ -206,6 +206,38 @@ def test_what_slows_updates_down_slows_evaluation(
     )  # fmt: skip
     pace.slow_down(image)
     assert pace.after() == pytest.approx(4 + factor * (3 + 10))
+
+
+@pytest.mark.parametrize(
+    ("budget", "seconds", "used", "is_news"),
+    [(100, 4.5, 50, True), (100, 3.9, 50, False), (30, 3.9, 10, True), (200, 4.5, 50, False),
+     (100, 4.5, 80, False), (100, 1, 50, False)],
+)  # fmt: skip
+def test_a_pause_that_matters_is_news(
+    budget: float, seconds: float, used: float, is_news: bool
+) -> None:
+    """Where it is 1.25 times as long as expected, and by a hundredth of the budget; but at the
+    end."""
+    pace = Pace(
+        budget=budget, update=1.0, pause=3.1, end=4.0, image=0.0, end_images=0, save=0,
+        save_every=60, began=0, told=1.0,
+    )  # fmt: skip
+    pace.learn(10, 1, 0.0, 9)
+    pace.learn(11 + seconds, 2, 0.0, 9)
+    assert pace.has_news(used) == is_news
+
+
+@pytest.mark.parametrize(("image", "factor"), [(None, 1.5), (2.0, 2.0)])
+def test_a_long_pause_slows_evaluation_down(image: float | None, factor: float) -> None:
+    """The pause itself is expected half-way to what it was."""
+    pace = Pace(
+        budget=100, update=1.0, pause=4.0, end=4.0, image=1.0, end_images=10, save=0,
+        save_every=60, began=0, told=1.0,
+    )  # fmt: skip
+    pace.see_pause(9.0)
+    pace.slow_down(image)
+    assert pace.after() == pytest.approx(6.5 + 4 + 10 * factor)
+    assert not pace.has_news(50)
 
 
 @given(st.floats(0, 0.999), st.integers(1, 10**6))

@@ -73,6 +73,7 @@ class Pace:
     num_seen: int = 0
     least_update: float = 0.0  # to be expected of those to come, whatever was measured
     told: float = 0.0  # what an update took when that was told last
+    surprise: float = 1.0  # by this factor the last pause was longer than expected, if it matters
     # When the run was followed last, in which epoch, after how many seconds of checkpoints.
     mark: tuple[float, int, float] | None = None
 
@@ -110,20 +111,25 @@ class Pace:
 
     def see_pause(self, seconds: float) -> None:
         """Learn from the pause between two epochs just made."""
+        matters = seconds > NEWS * self.pause and seconds - self.pause > SPARE * self.budget
+        self.surprise = seconds / self.pause if matters else 1.0
         self.pause = (self.pause + seconds) / 2
 
     def slow_down(self, image: float | None) -> None:
-        """Expect evaluation to have become slower or faster, as updates have since that was told:
-        as what it takes for an `image` by now, but not by more than they; or if that is not known,
-        half-way, for a busy core hits the many short products of an update harder.
+        """Expect evaluation to have become slower or faster: as what it takes for an `image` by
+        now; or if that is not known, half-way as updates since that was told, or the last pause,
+        for a busy core hits the many short products of an update harder.
         """
-        factor = self.update / self.told
         if image is None:
-            factor = math.sqrt(factor)
+            seen = self.surprise if self.surprise > 1 else self.update / self.told
+            factor = math.sqrt(seen)
         else:
-            factor = sorted((1.0, image / self.image, factor))[1]
-        self.pause, self.image = self.pause * factor, self.image * factor
+            factor = min(max(image / self.image, 1 / HICCUP), HICCUP)
+        self.image *= factor
         self.least_update *= factor
+        if self.surprise == 1:  # otherwise a pause as it is by now has been seen
+            self.pause *= factor
+        self.surprise = 1.0
 
     def learn(self, now: float, epoch: int, saving: float, updates_left: int) -> None:
         """Learn from what has happened since the `mark`: an update, perhaps a checkpoint, which has
@@ -139,14 +145,12 @@ class Pace:
 
     def has_news(self, used: float) -> bool:
         """Whether it is time to tell the plan, or updates have become slower or faster since then,
-        and the end is not near.
+        or the last pause was a surprise, and the end is not near.
         """
         if not self.told:
             return self.num_seen >= SETTLED
-        return (
-            self.room(used) > NEAR * self.budget
-            and not self.told / NEWS < self.update < self.told * NEWS
-        )
+        changed = self.surprise > 1 or not self.told / NEWS < self.update < self.told * NEWS
+        return changed and self.room(used) > NEAR * self.budget
 
 
 def advance(progress: float, updates_left: int) -> tuple[float, float]:
