@@ -80,8 +80,9 @@ def shares(answer: Answer) -> dict[str, float]:
     return dict(answer.classes)
 
 
-# A batch of one is the same sum; a larger one is added up in another order.
-@pytest.mark.parametrize(("batch_size", "tolerance"), [(1, 1e-9), (7, 1e-5)])
+# A batch of one is the same sum; a larger one is added up in another order, as chips have it, and
+# `made_up` enlarges what that changes in the last bits.
+@pytest.mark.parametrize(("batch_size", "tolerance"), [(1, 1e-9), (7, 1e-4)])
 @pytest.mark.parametrize(("size", "pad"), [(SIDE, 0), (SIDE, 2), (20, 0), (40, 1)])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_picture_file_is_answered_as_its_image_is_evaluated(

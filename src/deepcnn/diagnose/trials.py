@@ -138,7 +138,9 @@ def learn_labels(
     learner: Config, splits: Splits, policy: Policy, number: int, shuffled: bool
 ) -> Learnt:
     """Learn from some training images in `number` updates, with their labels or with labels
-    shuffled; then ask for others: held back of the training images, or test images if shuffled.
+    shuffled; then ask for others: held back of the training images, or test images, with labels
+    shuffled, too: of what is alike, one label is the most frequent by chance, and may be the right
+    one.
     """
     rows = np.random.default_rng(0).permutation(len(splits.train))
     count = min(LEARNT_FROM, len(rows) * 2 // 3)
@@ -146,7 +148,7 @@ def learn_labels(
     others = splits.train.subset(rows[count : count + HELD_BACK], splits.train.name)
     if shuffled:
         images = _shuffled(images)
-        others = _first(splits.test, HELD_BACK)
+        others = _shuffled(_first(splits.test, HELD_BACK))
     size = min(AT_ONCE, len(images))
     config = replace(learner, train=replace(learner.train, batch_size=size))
     run = rehearse(config, replace(splits, train=images, validation=None), policy)
