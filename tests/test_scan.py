@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageFile
+from xxhash import xxh3_128_digest
 
 from deepcnn import interrupt
 from deepcnn.data import kept
@@ -136,7 +137,7 @@ def test_a_look_finds_digests_sizes_and_problems(paths: list[Path], cache: Path)
     assert set(found.problems) == set(BAD)
     for row, path in enumerate(paths):
         content = path.read_bytes()
-        assert found.digests[row].tobytes() == hashlib.sha256(content).digest()
+        assert found.digests[row].tobytes() == xxh3_128_digest(content)
         if row in BAD:
             assert found.sizes[row].tolist() == [0, 0]
             assert str(path) in found.problems[row]
@@ -276,7 +277,7 @@ def test_changed_files_are_looked_at_anew(
     with reads_counted() as rows:
         found, _ = look(paths, cache)
     assert sorted(rows) == list(range(NUMBER))
-    assert found.digests[5].tobytes() == hashlib.sha256(paths[5].read_bytes()).digest()
+    assert found.digests[5].tobytes() == xxh3_128_digest(paths[5].read_bytes())
     np.testing.assert_array_equal(pixels(found)[4], by_pillow(paths[5].read_bytes()))
 
 
@@ -651,7 +652,7 @@ def test_two_processes_at_once(tmp_path: Path, cache: Path) -> None:
             assert not said
             assert found.kept.pixels is not None
             for row, path in enumerate(paths):
-                assert found.digests[row].tobytes() == hashlib.sha256(path.read_bytes()).digest()
+                assert found.digests[row].tobytes() == xxh3_128_digest(path.read_bytes())
             assert (
                 two.stdout.readline().strip() == hashlib.sha256(found.kept.pixels.data).hexdigest()
             )

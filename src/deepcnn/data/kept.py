@@ -24,13 +24,13 @@ from deepcnn.data.photos import Kept, Spots
 from deepcnn.errors import DataError
 from deepcnn.files import STAGING_PREFIX, remove_folder, write_synced
 
-FORMAT = 3  # of the files below; raised when what is written there changes
+FORMAT = 4  # of the files below; raised when what is written there changes
 QUIET = 20.0  # seconds after a look in which the disk is left alone
 PROBE = 512  # pictures after which the room that all will take is known well enough
 LOOKS = 2  # that are kept of one data set
 ABANDONED = 86_400  # seconds after which whoever began a look has been killed
 PIXELS, FACTS = "pixels.bin", "facts.npz"
-DIGEST_BYTES = hashlib.sha256().digest_size
+CHECK_BYTES = hashlib.sha256().digest_size  # at the end of the file of facts
 NOT_KEPT = "decoded pictures are not kept but decoded anew in every epoch"
 
 Say = Callable[[str], None]
@@ -178,7 +178,7 @@ def _packed(facts: Facts) -> bytes:
 def read_facts(path: Path) -> Facts:
     """What `_packed` wrote. Raises OSError, or ValueError if it is not that."""
     content = path.read_bytes()
-    content, digest = content[:-DIGEST_BYTES], content[-DIGEST_BYTES:]
+    content, digest = content[:-CHECK_BYTES], content[-CHECK_BYTES:]
     if hashlib.sha256(content).digest() != digest:
         raise ValueError(f"{path} is damaged")
     with np.load(io.BytesIO(content), allow_pickle=False) as facts:

@@ -104,7 +104,7 @@ class Kept:
 
 @dataclass(frozen=True)
 class Scan:
-    """What one look at M pictures found: SHA-256 of their bytes (M 32), and their decoded sizes
+    """What one look at M pictures found: XXH3 of their bytes (M 16), and their decoded sizes
     (M 2: H W, 0 where a picture is bad), and all their pixels where these are kept.
 
     `problems` are of pictures that are bad, `cut` of those that end too early but count as far as
@@ -146,7 +146,7 @@ class Photos:
 
     @property
     def digests(self) -> NDArray[np.uint8]:
-        """SHA-256 of the bytes of each: N 32."""
+        """XXH3 of the bytes of each: N 16."""
         return self.scan.digests[self.rows]
 
     def name(self, position: int) -> str:
