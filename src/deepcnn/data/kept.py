@@ -17,6 +17,7 @@ from threading import Lock, main_thread
 from typing import NamedTuple
 
 import numpy as np
+from filelock import FileLock
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -26,6 +27,7 @@ from deepcnn.files import STAGING_PREFIX, remove_folder, write_synced
 
 FORMAT = 4  # of the files below; raised when what is written there changes
 QUIET = 20.0  # seconds after a look in which the disk is left alone
+PATIENCE = 20.0  # seconds that the lock of a folder is waited for; what is done under it takes one
 PROBE = 512  # pictures after which the room that all will take is known well enough
 LOOKS = 2  # that are kept of one data set
 ABANDONED = 86_400  # seconds after which whoever began a look has been killed
@@ -135,7 +137,8 @@ def leave(facts: Facts, kept: Kept, staging: Path, folder: Path, say: Say) -> No
     try:
         facts = _synced(facts, kept, staging / PIXELS, say)
         write_synced(staging / FACTS, _packed(facts))
-        with suppress(OSError):  # `staging` is in another place, or another process was faster
+        # OSError: `staging` is in another place, or another process holds on to the lock.
+        with suppress(OSError), FileLock(f"{folder.parent}.lock", timeout=PATIENCE):
             if folder.exists():
                 remove_folder(folder)
             os.rename(staging, folder)  # noqa: PTH104
@@ -213,13 +216,11 @@ def key(spots: Spots, stamps: list[tuple[int, int]], *decoding: object) -> str:
 
 def _remove_old(cache: Path) -> None:
     """Leave the newest looks at a data set, whose files, or what is wanted of them, have changed;
-    and those that other processes are at.
+    and those that other processes are at. Who calls holds the lock of the folder.
     """
     changed = {folder: folder.stat().st_mtime for folder in cache.iterdir()}
     begun = {folder for folder in changed if folder.name.startswith(STAGING_PREFIX)}
     old = sorted(changed.keys() - begun, key=changed.__getitem__, reverse=True)[LOOKS:]
     abandoned = [folder for folder in begun if time.time() - changed[folder] > ABANDONED]
     for folder in (*old, *abandoned):
-        with suppress(OSError):
-            if folder.stat().st_mtime == changed[folder]:  # or else another process has renewed it
-                shutil.rmtree(folder, ignore_errors=True)  # who has mapped it keeps what it has
+        shutil.rmtree(folder, ignore_errors=True)  # who has mapped it keeps what it has
