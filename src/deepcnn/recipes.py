@@ -100,6 +100,27 @@ def mnist_99() -> Config:
     )  # fmt: skip
 
 
+def cifar10_sprint() -> Config:
+    """CIFAR-10 by the design of the fastest published trainings, from about half the images.
+
+    The network `speedy`, its convolutions by Muon, as in Jordan's airbench94 of 2024, but with
+    batches of 500 at a quarter of its rates (Muon's at half): one epoch of all images and six of
+    the 55 % that cost most. An image of which the network is not sure is looked at in six views.
+    The test set is read once, at the end. What departs was chosen on 10,000 training images held
+    out: 89.7 % of them are right, with the published settings 90.0 % (one seed each, JPEG copy).
+    """
+    return Config(
+        data=Data(name="cifar10", validation=0, views="flip_shift", sure=0.6),
+        model=Model(name="speedy", init="whitened"),
+        augment=Augment(flip="alternating", crop=2),
+        optim=Optim(
+            name="muon", lr=0.12, bias_factor=222, head_factor=2_790, momentum=0.6,
+            weight_decay=3e-6, schedule="triangular",
+        ),
+        train=Train(epochs=7, batch_size=500, hardest=0.55, label_smoothing=0.2),
+    )  # fmt: skip
+
+
 def lenet_mnist() -> Config:
     """LeNet of the crash course (text 003) on MNIST, images padded to 32x32 as in LeCun 1998.
 
@@ -233,6 +254,7 @@ RECIPES: dict[str, Callable[[], Config]] = {
     "fashion-mnist-93": fashion_mnist_93,
     "fashion-mnist-945": fashion_mnist_945,
     "mnist-99": mnist_99,
+    "cifar10-sprint": cifar10_sprint,
     "lenet-mnist": lenet_mnist,
     "lenet-fashion-mnist": lenet_fashion_mnist,
     "lenet-sigmoid": lenet_sigmoid,
