@@ -364,6 +364,38 @@ def test_a_chip_without_16_bit_products_is_named(
     assert said[1:] == ["cpu has no instructions for bf16 here, so fp32 it is"]
 
 
+def test_16_bit_products_are_what_the_processor_says() -> None:
+    """In the words of Linux: AMD's and Intel's vector instructions, and Intel's tiles."""
+    text = Path("/proc/cpuinfo")
+    if device.platform.machine() != "x86_64" or not text.exists():
+        pytest.skip("no list of an x86 processor's instructions on this system")
+    flags = next(line for line in text.read_text().splitlines() if line.startswith("flags"))
+    assert device.has_bf16("cpu") == bool({"avx512_bf16", "amx_bf16"} & set(flags.split()))
+    assert not device.has_bf16("mps")
+
+
+@pytest.mark.parametrize(
+    ("architecture", "vectors", "tiles", "expected"),
+    [("x86_64", False, False, False), ("AMD64", True, False, True), ("x86_64", False, True, True),
+     ("aarch64", False, False, True)],
+)  # fmt: skip
+def test_emulated_16_bit_products_do_not_count(
+    architecture: str,
+    vectors: bool,
+    tiles: bool,
+    expected: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also where the library says that it can do them."""
+    monkeypatch.setattr(device.platform, "machine", lambda: architecture)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: vectors)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: tiles)
+    assert device.has_bf16("cpu") == expected
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    assert not device.has_bf16("cpu")
+
+
 def test_one_core_is_enough(
     laboratory: Laboratory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,6 +17,7 @@ from deepcnn.errors import ConfigError
 
 # Parameters of mallopt, from malloc.h of the GNU C library.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+X86 = ("x86_64", "AMD64", "i386", "i686")  # as systems name them
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -163,8 +164,13 @@ def has_bf16(device: str) -> bool:
     """Whether the device computes in bfloat16 by itself."""
     if device.startswith("cuda"):
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    # Without the instructions the format is emulated, and slower than fp32.
-    return device == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    if device != "cpu" or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return False
+    # That is said of any x86 with AVX-512: without the instructions the format is emulated there,
+    # and slower than fp32.
+    is_x86 = platform.machine() in X86
+    has_instructions = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return has_instructions or not is_x86
 
 
 def _keep_freed_memory() -> None:
