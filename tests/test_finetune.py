@@ -34,6 +34,7 @@ from deepcnn.errors import ConfigError, Interrupted, SaveError
 from deepcnn.models.pretrained import find_weights
 from deepcnn.optim import lr_factor
 from deepcnn.run import Run
+from deepcnn.settings import flat
 from faults import (
     SMALL,
     Settings,
@@ -653,25 +654,32 @@ def test_the_plan_follows_the_weights(model: str, world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "is_asked", "epochs", "batch_size", "crop_area", "keep", "validation"),
+    ("number", "epochs", "batch_size", "crop_area", "keep", "validation"),
     [
-        (5, False, 0, 3, 0.5, "last", 0.0),
-        (499, False, 0, 32, 0.5, "last", 0.0),
-        (499, True, 5, 32, 0.5, "best", 0.2),
-        (500, False, 5, 32, 0.5, "best", 0.1),
-        (500, True, 5, 32, 0.5, "best", 0.1),
-        (2_000, False, 3, 32, 0.2, "best", 0.1),
+        (5, 0, 3, 0.5, "last", 0.0),
+        (499, 0, 32, 0.5, "last", 0.0),
+        (500, 5, 32, 0.5, "best", 0.1),
+        (2_000, 3, 32, 0.2, "best", 0.1),
     ],
 )
 def test_the_plan_follows_the_number_of_images(
-    number: int, is_asked: bool, epochs: int, batch_size: int, crop_area: float, keep: str,
-    validation: float, world: World,
+    number: int, epochs: int, batch_size: int, crop_area: float, keep: str, validation: float,
+    world: World,
 ) -> None:  # fmt: skip
     with mock.patch.object(finetune, "num_images", lambda _: number):
-        planned = finetune.plan("photos", "compact", str(world.weights), is_asked)
+        planned = finetune.plan("photos", "compact", str(world.weights))
     assert (planned.train.epochs, planned.train.batch_size) == (epochs, batch_size)
     assert (planned.train.keep, planned.data.validation) == (keep, validation)
     assert planned.augment.crop_area == crop_area
+
+
+def test_updates_for_very_few_images_hold_more_of_them_out(world: World) -> None:
+    with mock.patch.object(finetune, "num_images", lambda _: 499):
+        probe = finetune.plan("photos", "compact", str(world.weights))
+    tuned = finetune.with_updates(probe)
+    assert (tuned.train.epochs, tuned.train.keep, tuned.data.validation) == (5, "best", 0.2)
+    changed = {key for key, value in flat(probe).items() if flat(tuned)[key] != value}
+    assert changed == {"train.epochs", "train.keep", "data.validation"}
 
 
 @pytest.mark.parametrize(

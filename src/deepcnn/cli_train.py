@@ -39,6 +39,36 @@ AcceptChange = Annotated[
     Parameter(help="Continue a run although its settings, data or machine are not what they were."),
 ]
 Json = Annotated[Flag, Parameter(help="Print the result as JSON.")]
+# Options of `finetune`.
+Pictures = Annotated[str, Parameter(help="Folder or CSV file of pictures.")]
+Pretrained = Annotated[
+    str,
+    Parameter(help="Network that has weights. `deepcnn models` lists those of this package."),
+]
+Weights = Annotated[
+    str,
+    Parameter(
+        help="A file, or a name such as IMAGENET1K_V1; `default` is the library's own choice."
+    ),
+]
+ProbeOnly = Annotated[Flag, Parameter(help="Fit the last layer only, in seconds.")]
+Freeze = Annotated[
+    str | None,
+    Parameter(
+        help="Stage before which nothing trains; head, the default, stands for the last layer."
+    ),
+]
+UnfreezeAt = Annotated[
+    str | None,
+    Parameter(
+        help="Share of the run by which all stages train, one after another from the last; "
+        "0: never."
+    ),
+]
+ClassWeights = Annotated[
+    Flag, Parameter(help="Count each class alike, however few pictures it has.")
+]
+FinetuneOut = Annotated[Path | None, Parameter(help="Run folder; default runs/finetune-DATA.")]
 
 
 def train(
@@ -103,18 +133,18 @@ def train(
 
 
 def finetune(
-    data: str,
+    data: Pictures,
     /,
     *,
-    model: str = "timm/mobilenetv2_100",
-    weights: str = "default",
-    probe_only: Flag = False,
-    freeze: str | None = None,
-    unfreeze_at: str | None = None,
-    class_weights: Flag = False,
+    model: Pretrained = "timm/mobilenetv2_100",
+    weights: Weights = "default",
+    probe_only: ProbeOnly = False,
+    freeze: Freeze = None,
+    unfreeze_at: UnfreezeAt = None,
+    class_weights: ClassWeights = False,
     seed: Seed = None,
     budget: Budget = None,
-    out: Path | None = None,
+    out: FinetuneOut = None,
     live: Live = False,
     print_config: PrintConfig = False,
     accept_change: AcceptChange = False,
@@ -135,25 +165,6 @@ def finetune(
     deepcnn finetune photos --model timm/mobilenetv2_100 --weights FILE.safetensors
     deepcnn finetune photos --probe-only --seed 1
     deepcnn finetune photos --budget 10m
-
-    Parameters
-    ----------
-    data
-        Folder or CSV file of pictures.
-    model
-        Network that has weights. `deepcnn models` lists those of this package.
-    weights
-        A file, or a name such as IMAGENET1K_V1; `default` is the library's own choice.
-    probe_only
-        Fit the last layer only, in seconds.
-    freeze
-        Stage before which nothing trains; head, the default, stands for the last layer.
-    unfreeze_at
-        Share of the run by which all stages train, one after another from the last; 0: never.
-    class_weights
-        Count each class alike, however few pictures it has.
-    out
-        Run folder; default runs/finetune-DATA.
     """
     from deepcnn.runlog import is_begun, recorded_config
 
@@ -188,13 +199,12 @@ def _to_finetune(data: str, model: str, weights: str, given: dict[str, str]) -> 
     """The settings to fine-tune with: others, where few pictures are to be learnt from in updates,
     which somebody asks for.
     """
-    from deepcnn.finetune import plan
+    from deepcnn.finetune import plan, with_updates
 
     config = plan(data, model, weights)
     asked = resolve(("finetune", config), None, os.environ, given)[0].train
-    if not config.train.epochs and (asked.epochs or asked.budget):
-        config = plan(data, model, weights, is_asked=True)
-    return "finetune", config
+    needs_updates = not config.train.epochs and (asked.epochs or asked.budget)
+    return "finetune", with_updates(config) if needs_updates else config
 
 
 def _in_seconds(budget: str | None) -> str | None:
