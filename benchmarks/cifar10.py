@@ -29,7 +29,8 @@ from deepcnn.bench import clock
 from deepcnn.bench.sprint import timed_run
 from deepcnn.config import Data
 from deepcnn.data.images import ImageSet
-from deepcnn.data.photos import Photos
+from deepcnn.data.loader import source
+from deepcnn.data.preprocess import Preprocess
 from deepcnn.data.splits import load_splits
 from deepcnn.data.views import VIEWS, mean_logits
 from deepcnn.device import find_device, has_bf16
@@ -57,20 +58,16 @@ class Labelled(NamedTuple):
     labels: Tensor
 
 
-def in_memory(images: ImageSet) -> Labelled:
+def in_memory(images: ImageSet, preprocess: Preprocess) -> Labelled:
     """All images of a set."""
-    if isinstance(images.images, Photos):
-        pixels = torch.stack([images.images.pixels(index) for index in range(len(images))])
-    else:
-        pixels = torch.from_numpy(images.images)
-    mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
-    return Labelled((pixels / 255 - mean) / std, torch.from_numpy(images.labels))
+    whole = source(images, preprocess, torch.device("cpu")).batch(torch.arange(len(images)))
+    return Labelled(whole.images, whole.labels)
 
 
 def plain(folder: str, seed: int) -> tuple[float, float]:
     """The published training: test accuracy and seconds."""
-    splits = load_splits(Data(name=folder, validation=0), seed=0)
-    train, test = in_memory(splits.train), in_memory(splits.test)
+    splits = load_splits(Data(name=folder, validation=0, mean=MEAN, std=STD), seed=0)
+    train, test = (in_memory(each, splits.preprocess) for each in (splits.train, splits.test))
     torch.manual_seed(seed)
     began = time.perf_counter()
     model = Speedy().to(memory_format=torch.channels_last)
