@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from deepcnn import cost, models
+from deepcnn import cost, models, speed
 from deepcnn.bench import clock, limits, loading, sprint, step, words
 from deepcnn.bench.sides import side
 from deepcnn.cli import main
@@ -128,6 +128,21 @@ def test_both_loops_train_the_network(tmp_path: Path) -> None:
     held = {key: value.clone() for key, value in loop.model.state_dict().items()}
     loop.train(1)
     assert any(not torch.equal(held[k], v) for k, v in loop.model.state_dict().items())
+
+
+def test_a_long_turn_may_say_what_limits_it_and_the_next_begins_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = step.Work("lenet", 1, 32, 100, 10)
+    hardware = Hardware("cpu", "fp32", "channels_last", threads=1)
+    with step.ours(work, step.settings(work, hardware), tmp_path) as run:
+        run.train(2)
+        assert run.run.trial is None
+        assert run.run.watch.times["forward"] == 2
+        monkeypatch.setattr(speed, "LONG", 0.0)
+        run.train(3)
+        assert run.run.trial is not None
+        assert run.run.watch.times["forward"] == 3
 
 
 def test_both_loaders_make_whole_epochs() -> None:

@@ -66,7 +66,7 @@ def judged(run: Run) -> Verdict:
             updates=updates,
             pieces=times["forward"],
             saves=times["checkpointing"],
-            epochs=updates // len(run.slices(epoch=1)),
+            epochs=updates // len(run.slices(1)),
             trial=run.trial,
             num_images=len(splits.train),
             tested=len(splits.test) / evaluated,

@@ -29,6 +29,7 @@ from deepcnn.config import Config, Data, Hardware, Model, Optim, Train
 from deepcnn.data.images import ImageSet
 from deepcnn.data.splits import Splits, make_preprocess
 from deepcnn.device import Policy, find_device, has_bf16
+from deepcnn.phases import Stopwatch
 from deepcnn.progress import Display
 from deepcnn.run import Run
 from deepcnn.train import train_epoch
@@ -114,6 +115,8 @@ class Ours:
 
     def train(self, num_updates: int) -> float:
         """Make updates, in epochs over the same images; the moving average of the loss."""
+        # A run says once what limits it, and tries that for a second: no turn becomes so old.
+        self.run.watch = Stopwatch()
         with redirect_stderr(io.StringIO()), self.run.display.following(0, num_updates):
             for made in range(0, num_updates, len(self.slices)):
                 # What is left of an epoch is what is asked for: the loop is the package's own.
