@@ -83,20 +83,21 @@ def fashion_mnist_945() -> Config:
 
 
 def mnist_99() -> Config:
-    """Nearly 99 % on MNIST in two seconds of training and evaluation on two cores.
+    """99 % on MNIST in about two seconds of training and evaluation on two cores that have bf16.
 
-    One epoch of all 60,000 training images on the network `dash`, its convolutions by Muon. Of an
-    image the inner 24x24 pixels are looked at, which hold nearly all of any digit. The test set is
-    read once, at the end. Network, rates and batch size were chosen on 10,000 training images.
+    One epoch of all 60,000 training images on the network `dash`, its convolutions by Muon, and one
+    of the tenth that cost most. Of an image the inner 24x24 pixels are looked at, which hold nearly
+    all of any digit. The test set is read once, at the end. Network, rates, batch size and the
+    second epoch were chosen on 10,000 training images.
     """
     return Config(
         data=Data(name="mnist", validation=0, size=24, keep=6 / 7),
         model=Model(name="dash", init="whitened"),
         optim=Optim(
-            name="muon", lr=0.2, bias_factor=2, head_factor=0.25, momentum=0.8, weight_decay=5e-4,
+            name="muon", lr=0.24, bias_factor=2, head_factor=0.25, momentum=0.8, weight_decay=5e-4,
             schedule="triangular",
         ),
-        train=Train(epochs=1, batch_size=400, label_smoothing=0.15),
+        train=Train(epochs=2, batch_size=500, hardest=0.1, label_smoothing=0.15),
     )  # fmt: skip
 
 
