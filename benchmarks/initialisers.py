@@ -18,7 +18,8 @@ from torch.nn import functional as F
 import common
 from deepcnn.config import Data
 from deepcnn.curves import save_picture
-from deepcnn.data.loader import Source, in_order, order, source
+from deepcnn.data.loader import Source, in_order, source
+from deepcnn.data.order import order
 from deepcnn.data.splits import load_splits
 from deepcnn.device import Policy
 from deepcnn.models import BY_DATA, INITIALIZERS, initialize

@@ -18,7 +18,8 @@ import common
 import texts
 from deepcnn.bench import clock, limits
 from deepcnn.bench.sides import side
-from deepcnn.data.loader import Source, batch_slices, order, source
+from deepcnn.data.loader import Source, source
+from deepcnn.data.order import batch_slices, order
 from deepcnn.data.splits import load_splits
 from deepcnn.device import Policy, available_threads
 from deepcnn.recipes import alexnet_fashion_mnist

@@ -28,7 +28,8 @@ from deepcnn.bench.sides import side
 from deepcnn.config import Augment, Data
 from deepcnn.data.augment import draw, windows
 from deepcnn.data.images import ImageSet
-from deepcnn.data.loader import Batch, batch_slices, epoch_batches, epoch_order, source
+from deepcnn.data.loader import Batch, epoch_batches, source
+from deepcnn.data.order import batch_slices, epoch_order
 from deepcnn.data.photos import Photos
 from deepcnn.data.pictures import least_side, list_source, load_all
 from deepcnn.data.preprocess import Preprocess

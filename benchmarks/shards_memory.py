@@ -29,7 +29,8 @@ import common
 from deepcnn.config import Augment, Data
 from deepcnn.data import catalog, kept, shards
 from deepcnn.data.augment import draw
-from deepcnn.data.loader import batch_slices, epoch_batches, epoch_order, source
+from deepcnn.data.loader import epoch_batches, source
+from deepcnn.data.order import batch_slices, epoch_order
 from deepcnn.data.splits import load_splits
 from deepcnn.device import Policy, available_threads
 from deepcnn.table import table

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from deepcnn import files
 from deepcnn.data.augment import draw
-from deepcnn.data.loader import order
+from deepcnn.data.order import order
 from deepcnn.errors import NonFiniteError
 from faults import (
     SMALL,

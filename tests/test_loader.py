@@ -18,7 +18,8 @@ from deepcnn.config import Augment
 from deepcnn.data import loader
 from deepcnn.data.augment import Parameters, augment, draw, pick, windows
 from deepcnn.data.images import ImageSet
-from deepcnn.data.loader import Batch, Source, batch_slices, epoch_batches, in_order, order, source
+from deepcnn.data.loader import Batch, Source, epoch_batches, in_order, source
+from deepcnn.data.order import batch_slices, order
 from deepcnn.data.photos import Kept, Photos
 from deepcnn.data.preprocess import Preprocess
 from deepcnn.errors import ImageError

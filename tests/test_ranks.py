@@ -10,7 +10,8 @@ from torch import Tensor
 
 from deepcnn.config import Augment, Data
 from deepcnn.data.augment import draw
-from deepcnn.data.loader import Batch, batch_slices, epoch_batches, epoch_order, of_rank, source
+from deepcnn.data.loader import Batch, epoch_batches, source
+from deepcnn.data.order import batch_slices, epoch_order, of_rank
 from deepcnn.data.splits import load_splits
 from faults import call
 from picture_files import write_classes

@@ -43,7 +43,7 @@ LEVELS = (
     ("data.doctor_report", "data.symptoms", "diagnose.findings"),
     ("data.doctor", "data.glance"),
     ("data.shards", "predict"),
-    ("data.loader", "data.pictures"),
+    ("data.loader", "data.order", "data.pictures"),
     ("data.splits", "probe"),
     ("evaluate", "finetune", "labels", "preflight", "words", "data.sheets", "diagnose.inputs",
      "inspect.subject"),

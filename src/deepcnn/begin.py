@@ -17,7 +17,8 @@ from deepcnn.choose import Choice, choose_policy
 from deepcnn.config import Config
 from deepcnn.data.glance import glance
 from deepcnn.data.hardest import NEVER_SEEN
-from deepcnn.data.loader import order, source
+from deepcnn.data.loader import source
+from deepcnn.data.order import order
 from deepcnn.data.splits import Splits
 from deepcnn.device import Policy, machine, mix, plain_policy
 from deepcnn.diagnose.start import first_look

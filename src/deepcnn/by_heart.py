@@ -12,7 +12,8 @@ from deepcnn import interrupt, preflight
 from deepcnn.begin import choice_for
 from deepcnn.checked import Value
 from deepcnn.config import Augment, Config
-from deepcnn.data.loader import Batch, Source, order
+from deepcnn.data.loader import Batch, Source
+from deepcnn.data.order import order
 from deepcnn.data.splits import Splits
 from deepcnn.device import Policy
 from deepcnn.errors import ConfigError, NonFiniteError

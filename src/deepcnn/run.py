@@ -17,7 +17,8 @@ from deepcnn.config import Config
 from deepcnn.data.colour import Components, pixel_components
 from deepcnn.data.hardest import hardest, num_visited
 from deepcnn.data.images import ImageSet
-from deepcnn.data.loader import Source, batch_slices, epoch_order, source
+from deepcnn.data.loader import Source, source
+from deepcnn.data.order import batch_slices, epoch_order
 from deepcnn.data.splits import Splits, sample
 from deepcnn.device import Policy
 from deepcnn.errors import NonFiniteError

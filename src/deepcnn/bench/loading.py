@@ -21,7 +21,8 @@ from deepcnn.bench.sides import side
 from deepcnn.config import Augment, Data
 from deepcnn.data.augment import draw
 from deepcnn.data.images import ImageSet
-from deepcnn.data.loader import batch_slices, epoch_batches, order, source
+from deepcnn.data.loader import epoch_batches, source
+from deepcnn.data.order import batch_slices, order
 from deepcnn.data.splits import make_preprocess
 from deepcnn.device import Policy, available_threads
 

@@ -1,7 +1,6 @@
 """Batches of a whole set: gathered by index, augmented on the device, turned into numbers.
 
-Nothing here has a state: sample order is a pure function of (seed, epoch), so a run continues at
-any batch by arithmetic.
+Nothing here has a state: what an image becomes is a function of its index, seed and epoch.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -20,13 +19,11 @@ from deepcnn.data.images import ImageSet
 from deepcnn.data.mix import mixed, partner_positions
 from deepcnn.data.photos import Photos
 from deepcnn.data.preprocess import Preprocess
-from deepcnn.data.shards import shard_order
 from deepcnn.data.threads import in_threads
-from deepcnn.device import available_threads, generator
+from deepcnn.device import available_threads
 from deepcnn.phases import Stopwatch
 
 PORTION = 8  # pictures of one task: with fewer, handing over would cost more than decoding
-BUFFER = 4_096  # pictures of shards that are shuffled together
 MOST_IMAGES, MOST_PIXELS = 256, 2**21  # at once in evaluation: 41 at 224x224
 AHEAD = 2  # batches read in advance for a device that computes meanwhile; the CPU has no time to
 
@@ -250,44 +247,6 @@ def source(
         return Source(images.images, labels, preprocess, watch or Stopwatch())
     pixels = torch.from_numpy(images.images).to(device)
     return Source(pixels, labels, preprocess, watch or Stopwatch())
-
-
-def order(seed: int, epoch: int, num_images: int) -> Tensor:
-    """The order in which an epoch visits the set: int64 N."""
-    return torch.randperm(num_images, generator=generator(seed, "order", epoch))
-
-
-def epoch_order(images: ImageSet, seed: int, epoch: int) -> Tensor:
-    """The order in which an epoch visits a set: int64 N. Pictures in shards are not fetched from
-    everywhere: shards are in random order, and BUFFER pictures at a time.
-    """
-    photos = images.images
-    if not isinstance(photos, Photos) or not photos.scan.spots.are_shards:
-        return order(seed, epoch, len(images))
-    rows = shard_order(seed, epoch, photos.scan.spots, photos.rows, BUFFER)
-    return torch.from_numpy(np.searchsorted(photos.rows, rows))  # rows of a set ascend
-
-
-def batch_slices(num_images: int, batch_size: int, drop_last: bool) -> list[slice]:
-    """Cut an epoch into batches. A last batch of one image joins the batch before it, because
-    batch statistics need two; nothing is lost.
-    """
-    starts = list(range(0, num_images, batch_size))
-    if drop_last and num_images % batch_size:
-        return [slice(start, start + batch_size) for start in starts[:-1]]
-    if num_images % batch_size == 1 and len(starts) > 1:
-        starts.pop()
-    return [slice(a, b) for a, b in zip(starts, [*starts[1:], num_images], strict=True)]
-
-
-def of_rank(update: Tensor, rank: int, ranks: int) -> Tensor:
-    """The positions of a batch that one of several processes reads: as many as any other reads, or
-    one more or less.
-
-    Given to `epoch_batches`, the processes together see what one of them alone would: the same
-    images, changed and mixed alike, in the same batches, however many processes there are.
-    """
-    return update.tensor_split(ranks)[rank]
 
 
 def in_order(images: Source, batch_size: int) -> Iterator[Batch]:

@@ -13,7 +13,8 @@ from deepcnn.begin import choice_for
 from deepcnn.by_heart import NUMBER, Memory, attempts, draw, plain, safe_learners
 from deepcnn.config import Config
 from deepcnn.data import glance
-from deepcnn.data.loader import Batch, order
+from deepcnn.data.loader import Batch
+from deepcnn.data.order import order
 from deepcnn.data.splits import Splits
 from deepcnn.device import Policy
 from deepcnn.diagnose import judge

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from deepcnn.data.images import ImageSet
-from deepcnn.data.loader import Batch, order, source
+from deepcnn.data.loader import Batch, source
+from deepcnn.data.order import order
 from deepcnn.data.preprocess import Preprocess
 from deepcnn.data.splits import Splits
 from deepcnn.diagnose.findings import Finding

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from deepcnn import interrupt
 from deepcnn.config import Config
 from deepcnn.data.images import ImageSet
-from deepcnn.data.loader import Batch, batch_slices, epoch_order
+from deepcnn.data.loader import Batch
+from deepcnn.data.order import batch_slices, epoch_order
 from deepcnn.data.splits import Splits
 from deepcnn.device import Policy
 from deepcnn.errors import NonFiniteError

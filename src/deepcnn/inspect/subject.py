@@ -13,7 +13,8 @@ from deepcnn import artefact
 from deepcnn.config import Config
 from deepcnn.data.decode import decode
 from deepcnn.data.images import ImageSet
-from deepcnn.data.loader import Source, order, source
+from deepcnn.data.loader import Source, source
+from deepcnn.data.order import order
 from deepcnn.data.preprocess import Preprocess
 from deepcnn.data.splits import Splits, load_splits
 from deepcnn.device import Policy, plain_policy
