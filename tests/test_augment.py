@@ -13,8 +13,8 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as torchvision
 
 from deepcnn.config import Augment
-from deepcnn.data.augment import JITTER, Parameters, augment, check, draw, pick, windows
-from deepcnn.data.colour import Components, pixel_components
+from deepcnn.data.augment import Parameters, augment, check, draw, pick, windows
+from deepcnn.data.colour import JITTER, Components, pixel_components
 from deepcnn.errors import ConfigError
 
 MANY = 10_000  # a fair coin's share of heads is within 0.02 of a half, 4 deviations
@@ -344,7 +344,7 @@ def test_a_change_of_colour_that_is_not_in_use_changes_nothing(name: str) -> Non
     options = one(name, 0.3)
     images, rows = random_images(0, 30, 3, 5, 4), draw(options, 0, 0, 30)
     number = list(JITTER).index(name)
-    expected = JITTER[name](images, rows["jitter"][:, number])
+    expected = JITTER[name](images.float(), rows["jitter"][:, number]).to(torch.uint8)
     assert torch.equal(augment(images, options, rows), expected)
     assert not torch.equal(expected, images)
 

@@ -29,24 +29,29 @@ BLENDS = {
 }
 
 
-def random_images(seed: int, *shape: int) -> Tensor:
-    """Bytes; the fewer bits the seed leaves, the more pixels are alike."""
+def random_bytes(seed: int, *shape: int) -> Tensor:
+    """The fewer bits the seed leaves, the more pixels are alike."""
     generator = torch.Generator().manual_seed(seed)
     images = torch.randint(256, shape, dtype=torch.uint8, generator=generator)
     return images & (0xFF << seed % 9 & 0xFF) | (seed % 7)
 
 
+def random_images(seed: int, *shape: int) -> Tensor:
+    """Levels in float32."""
+    return random_bytes(seed, *shape).float()
+
+
 def one_by_one(images: Tensor, amounts: list[float], function: Callable[..., Tensor]) -> Tensor:
     """What a function of torchvision makes of [0, 1], in levels that are not rounded."""
     results = [
-        function(image.float() / WHITE, amount)
-        for image, amount in zip(images, amounts, strict=True)
+        function(image / WHITE, amount) for image, amount in zip(images, amounts, strict=True)
     ]
     return WHITE * torch.stack(results)
 
 
 def assert_nearest_level(actual: Tensor, exact: Tensor, tolerance: float = 0.01) -> None:
-    assert actual.dtype == torch.uint8
+    assert actual.dtype == torch.float32
+    assert torch.equal(actual, actual.round().clamp(0, WHITE))
     assert actual.shape == exact.shape
     assert (actual - exact).abs().max() <= 0.5 + tolerance
 
@@ -76,7 +81,7 @@ def test_a_turn_of_hue_is_the_nearest_level_to_torchvisions(
 
 
 def test_hue_goes_round_the_primary_colours() -> None:
-    red, green, blue = (torch.zeros(1, 3, 1, 1, dtype=torch.uint8) for _ in range(3))
+    red, green, blue = (torch.zeros(1, 3, 1, 1) for _ in range(3))
     red[0, 0] = green[0, 1] = blue[0, 2] = 200
     for start, turn, end in [(red, 1 / 3, green), (green, 1 / 3, blue), (blue, 1 / 3, red),
                              (red, -1 / 3, blue), (red, 0.0, red)]:  # fmt: skip
@@ -89,33 +94,35 @@ def test_autocontrast_is_the_nearest_level_to_torchvisions(
     channels: int, height: int, width: int, seed: int
 ) -> None:
     images = random_images(seed, 3, 1 if channels == 2 else channels, height, width)
-    exact = WHITE * torchvision.autocontrast(images.float() / WHITE)
+    exact = WHITE * torchvision.autocontrast(images / WHITE)
     assert_nearest_level(colour.autocontrast(images), exact)
 
 
 @settings(max_examples=50)
 @given(st.integers(1, 4), st.integers(1, 40), st.integers(1, 40), seeds)
 def test_equalize_equals_torchvision(channels: int, height: int, width: int, seed: int) -> None:
-    images = random_images(seed, 3, channels, height, width)
+    images = random_bytes(seed, 3, channels, height, width)
     images[0] //= 5
-    assert torch.equal(colour.equalize(images), torchvision.equalize(images))
+    assert torch.equal(colour.equalize(images.float()), torchvision.equalize(images).float())
 
 
 @settings(max_examples=30)
 @given(st.lists(st.integers(1, 8), min_size=1, max_size=5), seeds)
 def test_posterize_equals_torchvision(bits: list[int], seed: int) -> None:
-    images = random_images(seed, len(bits), 3, 5, 4)
+    images = random_bytes(seed, len(bits), 3, 5, 4)
     expected = [torchvision.posterize(i, b) for i, b in zip(images, bits, strict=True)]
-    assert torch.equal(colour.posterize(images, torch.tensor(bits)), torch.stack(expected))
+    actual = colour.posterize(images.float(), torch.tensor(bits))
+    assert torch.equal(actual, torch.stack(expected).float())
 
 
 @settings(max_examples=30)
 @given(st.lists(st.integers(0, 510).map(lambda n: n / 2), min_size=1, max_size=5), seeds)
 def test_solarize_equals_torchvision(thresholds: list[float], seed: int) -> None:
-    images = random_images(seed, len(thresholds), 2, 5, 4)
+    images = random_bytes(seed, len(thresholds), 2, 5, 4)
     images[0, 0, 0, 0] = int(thresholds[0])
     expected = [torchvision.solarize(i, t) for i, t in zip(images, thresholds, strict=True)]
-    assert torch.equal(colour.solarize(images, torch.tensor(thresholds)), torch.stack(expected))
+    actual = colour.solarize(images.float(), torch.tensor(thresholds))
+    assert torch.equal(actual, torch.stack(expected).float())
 
 
 @settings(max_examples=50)
@@ -134,7 +141,7 @@ def test_neutral_amounts_change_nothing(channels: int, height: int, width: int, 
 @given(factors, st.floats(-0.5, 0.5, width=32))
 @settings(max_examples=50)
 def test_grey_in_three_channels_stays_as_it_is(factor: float, turn: float) -> None:
-    grey = torch.arange(256, dtype=torch.uint8).expand(1, 3, 1, 256)
+    grey = torch.arange(256.0).expand(1, 3, 1, 256)
     assert torch.equal(colour.saturation(grey, torch.tensor([factor])), grey)
     assert torch.equal(colour.hue(grey, torch.tensor([turn])), grey)
 
@@ -162,7 +169,7 @@ def test_small_images_have_no_inside_to_sharpen(shape: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize(("number", "channels"), [(3, 3), (300, 3), (2, 1), (600, 4)])
 def test_components_equal_those_of_numpys_covariance(number: int, channels: int) -> None:
-    images = random_images(0, number, channels, 5, 7)
+    images = random_bytes(0, number, channels, 5, 7)
     images[:, -1] //= 3
     images[:, 0] = images[:, 0] // 2 + images[:, -1]
     values, vectors = colour.pixel_components(images)
@@ -184,7 +191,7 @@ def test_components_of_one_colour_have_no_variance() -> None:
 
 @functools.cache
 def components() -> colour.Components:
-    images = random_images(0, 40, 3, 8, 8)
+    images = random_bytes(0, 40, 3, 8, 8)
     images[:, 1] = images[:, 0] // 2 + images[:, 1] // 4
     return colour.pixel_components(images)
 

@@ -318,6 +318,37 @@ def test_batches_given_up_leave_no_threads(files: ImageSet) -> None:
     assert before.issuperset(threading.enumerate())
 
 
+@pytest.mark.parametrize("together", [0, 100, 400, 10**9])
+@pytest.mark.parametrize("preprocess", [RAW, SCALED])
+def test_batches_are_the_same_however_many_are_changed_together(
+    preprocess: Preprocess, together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = Augment(flip="random", crop=1, rotate=20, contrast=0.3, erase=0.5)
+    parameters, images = draw(options, 0, 0, NUM_IMAGES), toy(preprocess)
+    groups = portions(NUM_IMAGES, (1, 2, 9, 10, 17))
+    expected = [images.batch(group, options, parameters) for group in groups]
+    monkeypatch.setattr(loader, "TOGETHER", together)
+    actual = list(images.batches(groups, options, parameters))
+    assert [len(batch.labels) for batch in actual] == list(map(len, groups))
+    assert all(map(same_batch, actual, expected))
+
+
+def test_no_more_images_are_changed_together_than_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers: list[int] = []
+
+    def counted(images: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
+        numbers.append(len(images))
+        return images
+
+    monkeypatch.setattr(loader, "augment", counted)
+    monkeypatch.setattr(loader, "TOGETHER", 10 * RAW.input_size**2)
+    options = Augment(flip="random")
+    groups = portions(NUM_IMAGES, (3, 6, 9, 20))  # of 3, 3, 3, 11 and 3 images
+    for _ in toy(RAW).batches(groups, options, draw(options, 0, 0, NUM_IMAGES)):
+        pass
+    assert numbers == [9, 11, 3]
+
+
 # Two images in one
 
 

@@ -48,6 +48,14 @@ def by_torchvision(name: str, operation: str, level: int, image: Tensor) -> Tens
     return result * scale
 
 
+def applied(images: Tensor, name: str, operations: Tensor, levels: Tensor) -> Tensor:
+    """The result as bytes, which it is."""
+    changed = policy.apply(images.float(), name, operations, levels)
+    found = changed.to(torch.uint8)
+    assert torch.equal(changed, found.float())
+    return found
+
+
 def assert_equal(actual: Tensor, expected: Tensor) -> None:
     if expected.is_floating_point():
         # 0.04 for the luminance of white, which is 254.97 in torchvision.
@@ -67,8 +75,7 @@ def test_every_level_of_every_operation_equals_torchvision(name: str, operation:
     levels = list(range(-policy.TOP, policy.TOP + 1))
     images = random_images(len(operation), len(levels), 3, 19, 14)
     numbers = torch.full((len(levels),), NAMES.index(operation))
-    actual = policy.apply(images, name, numbers, torch.tensor(levels))
-    assert actual.dtype == torch.uint8
+    actual = applied(images, name, numbers, torch.tensor(levels))
     for image, level, result in zip(images, levels, actual, strict=True):
         assert_equal(result, by_torchvision(name, operation, level, image))
 
@@ -82,7 +89,7 @@ def test_drawn_operations_equal_torchvision(
     images = random_images(seed, number, channels, height, width)
     rows = draw(Augment(policy=name), seed, 0, number)
     for operations, levels in zip(rows["operation"].T, rows["level"].T, strict=True):
-        changed = policy.apply(images, name, operations, levels)
+        changed = applied(images, name, operations, levels)
         for image, operation, level, result in zip(
             images, operations.tolist(), levels.tolist(), changed, strict=True
         ):

@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 
 from deepcnn.config import Augment
 from deepcnn.data import colour, geometry, policy
-from deepcnn.data.colour import Components
+from deepcnn.data.colour import JITTER, Components
 from deepcnn.device import generator, mix
 from deepcnn.errors import ConfigError
 
@@ -22,14 +22,6 @@ RGB = 3
 
 Parameters = dict[str, Tensor]
 Streams = Callable[[str], Generator]
-
-# Numbered as in ColorJitter: what each does to a batch with one number for each image.
-JITTER = {
-    "brightness": colour.brightness,
-    "contrast": colour.contrast,
-    "saturation": colour.saturation,
-    "hue": colour.hue,
-}
 
 
 def check(settings: Augment, channels: int) -> None:
@@ -105,26 +97,14 @@ def augment(
     `is_placed`: the images are the `windows` of their pictures and mirrored already. Mixing, which
     needs two images, comes last and is `mix.mixed`.
     """
-    rows, device = parameters, images.device
-    height, width = images.shape[-2:]
+    rows = parameters
     if not is_placed:
         images = _placed(images, rows)
     if "shift" in rows:
-        images = geometry.shift(images, settings.crop, rows["shift"].to(device))
-    if "affine" in rows:
-        images = geometry.affine(images, torch.nn.functional.pad(rows["affine"], (0, 1)))
-    if "operation" in rows:
-        for operation, level in zip(rows["operation"].T, rows["level"].T, strict=True):
-            images = policy.apply(images, settings.policy, operation, level)
-    if "order" in rows:
-        images = _jitter(images, settings, rows["order"], rows["jitter"])
-    if "light" in rows:
-        images = colour.add(images, rows["light"])
-    if "erase" in rows:
-        boxes = geometry.rectangles_within(rows["erase_area"], rows["erase_place"], height, width)
-        black = geometry.inside((boxes * rows["erase"][:, None]).float().to(device), height, width)
-        images = images * ~black
-    return images
+        images = geometry.shift(images, settings.crop, rows["shift"].to(images.device))
+    if rows.keys() & {"affine", "operation", "order", "light"}:
+        images = _computed(images.float(), settings, rows).to(torch.uint8)
+    return _erased(images, rows) if "erase" in rows else images
 
 
 def _placed(images: Tensor, rows: Parameters) -> Tensor:
@@ -138,17 +118,26 @@ def _placed(images: Tensor, rows: Parameters) -> Tensor:
     return images
 
 
-def _jitter(images: Tensor, settings: Augment, orders: Tensor, amounts: Tensor) -> Tensor:
-    """Apply what is in use of JITTER to each image, in its own order (N 4)."""
-    table = {
-        number: function
-        for number, (name, function) in enumerate(JITTER.items())
-        if getattr(settings, name)
-    }
-    for numbers in orders.T:
-        chosen = amounts.gather(1, numbers[:, None])[:, 0]
-        images = policy.by_group(images, numbers, chosen, table)
-    return images
+def _computed(images: Tensor, settings: Augment, rows: Parameters) -> Tensor:
+    """The steps that compute, on levels in float32."""
+    if "affine" in rows:
+        images = geometry.affine(images, torch.nn.functional.pad(rows["affine"], (0, 1)))
+    if "operation" in rows:
+        for operation, level in zip(rows["operation"].T, rows["level"].T, strict=True):
+            images = policy.apply(images, settings.policy, operation, level)
+    if "order" in rows:
+        in_use = [name for name in JITTER if getattr(settings, name)]
+        images = colour.jitter(images, in_use, rows["order"], rows["jitter"])
+    return colour.add(images, rows["light"]) if "light" in rows else images
+
+
+def _erased(images: Tensor, rows: Parameters) -> Tensor:
+    chosen, device = rows["erase"].nonzero()[:, 0], images.device
+    height, width = images.shape[-2:]
+    areas, places = rows["erase_area"][chosen], rows["erase_place"][chosen]
+    boxes = geometry.rectangles_within(areas, places, height, width).float().to(device)
+    black, chosen = geometry.inside(boxes, height, width), chosen.to(device)
+    return images.index_copy(0, chosen, images.index_select(0, chosen) * ~black)
 
 
 def _draw_flips(settings: Augment, seed: int, epoch: int, num_images: int) -> Parameters:

@@ -1,9 +1,14 @@
-"""Changes of colour to whole batches: images uint8 N C H W, one number for each image.
+"""Changes of colour to whole batches: images N C H W, one number for each image.
 
-Every function rounds to the nearest level, where torchvision cuts off. Sums over pixels are sums of
-whole numbers, so that neither the batch nor the number of threads changes a bit.
+Images are levels, whole numbers from 0 to 255, in float32, and so are results: bytes would be
+turned into numbers and back in every step, half of its time. Every function rounds to the nearest
+level, where torchvision cuts off. Sums over pixels are sums of whole numbers, so that neither the
+batch nor the number of threads changes a bit.
+
+Choices between pixels are sums of products with 0 or 1: `torch.where` takes ten times as long.
 """
 
+from collections.abc import Collection
 from typing import NamedTuple
 
 import torch
@@ -13,6 +18,9 @@ WHITE = 255
 # Luminance of ITU-R BT.601 in 65536ths, as in Pillow; products with a level are exact in float32.
 LUMINANCE = (19_595, 38_470, 7_471)
 UNIT = 65_536
+# What a channel lacks of the brightest at a place from 0 to 6 on the colour circle, as a share of
+# their difference: sign times the distance from a middle, plus a number, from 0 to 1.
+WITHOUT = ((3, -1, 2), (2, 1, -1), (4, 1, -1))  # red, green, blue
 IMAGES_AT_ONCE = 256  # as float64; all of a large set would not fit into the memory
 
 
@@ -54,62 +62,94 @@ def brightness(images: Tensor, factor: Tensor) -> Tensor:
 
 def contrast(images: Tensor, factor: Tensor) -> Tensor:
     """Blend with the mean luminance of each image."""
-    total = _luminance(images).sum(dim=(1, 2, 3), keepdim=True, dtype=torch.int64)
-    mean = total / (UNIT * images.shape[-2] * images.shape[-1])
-    return _blend(images, mean.float(), factor)
+    channels, height, width = images.shape[1:]
+    # Sums of rows are exact in float32, those of images are not.
+    totals = images.sum(dim=3).to(torch.int64).sum(dim=2)
+    weights = LUMINANCE if channels == len(LUMINANCE) else (1,) * channels
+    total = (totals * torch.tensor(weights, device=images.device)).sum(dim=1)
+    return _blend(images, _each(total / (sum(weights) * height * width), images), factor)
 
 
 def saturation(images: Tensor, factor: Tensor) -> Tensor:
     """Blend with the luminance of each pixel."""
-    return _blend(images, _luminance(images) / UNIT, factor)
+    return _blend(images, _luminance(images).div_(UNIT), factor)
 
 
 def hue(images: Tensor, turn: Tensor) -> Tensor:
     """Turn the colour circle of RGB images by a share of it, in HSV."""
-    red, green, blue = images.float().unbind(dim=1)
-    value, least = images.float().amax(dim=1), images.float().amin(dim=1)
-    chroma = value - least
-    divisor = chroma.clamp(min=1)  # grey has no hue; any will do
-    sextant = torch.where(
-        value == red,
-        (green - blue) / divisor,
-        torch.where(value == green, 2 + (blue - red) / divisor, 4 + (red - green) / divisor),
-    )
-    turned = sextant[:, None] + 6 * _each(turn, images)  # N 1 H W
-    corners = torch.tensor([5.0, 3.0, 1.0], device=images.device)[:, None, None]
-    distance = turned + corners
-    distance = distance - 6 * (distance / 6).floor()  # the remainder, in a sixth of its time
-    share = distance.minimum(4 - distance).clamp(0, 1)
-    return _rounded(value[:, None] - chroma[:, None] * share)
+    red, green, blue = images.transpose(0, 1).contiguous()  # N H W
+    value = torch.maximum(torch.maximum(red, green), blue)
+    chroma = value - torch.minimum(torch.minimum(red, green), blue)
+    # Which of them is the largest, the first if several are, as 1 or 0.
+    not_red = (value - red).sign_()
+    is_blue = (value - green).sign_().mul_(not_red)
+    sextant = (green - blue).mul_(1 - not_red)
+    sextant += (blue - red).mul_(not_red - is_blue)
+    sextant += (red - green).mul_(is_blue)
+    sextant /= chroma.clamp(min=1)  # grey has no hue; any will do
+    sextant += 2 * (not_red + is_blue) + 6 * _each(turn, images)[:, 0]
+    sextant -= (sextant / 6).floor_().mul_(6)  # the remainder, in a sixth of its time
+    turned = torch.empty_like(images)
+    for channel, (middle, sign, least) in enumerate(WITHOUT):
+        share = (sextant - middle).abs_().mul_(sign).add_(least).clamp_(0, 1)
+        torch.sub(value, share.mul_(chroma), out=turned[:, channel])
+    return turned.round_()
+
+
+# Numbered as in ColorJitter: what each does to a batch with one number for each image.
+JITTER = {
+    "brightness": brightness,
+    "contrast": contrast,
+    "saturation": saturation,
+    "hue": hue,
+}
+
+
+def jitter(images: Tensor, names: Collection[str], orders: Tensor, amounts: Tensor) -> Tensor:
+    """Apply what is named of JITTER to each image, in its own order, by its own amounts (N 4)."""
+    place = torch.arange(len(images))  # of each image in the batch, while they are sorted
+    for numbers in orders.T:
+        turn = numbers[place].argsort(stable=True)
+        place = place[turn]
+        counts = numbers.bincount(minlength=len(JITTER)).tolist()
+        parts = images.index_select(0, turn.to(images.device)).split(counts)
+        own = amounts[place].gather(1, numbers[place][:, None])[:, 0].split(counts)
+        images = torch.cat(
+            [
+                function(part, amount) if name in names else part
+                for (name, function), part, amount in zip(JITTER.items(), parts, own, strict=True)
+            ]
+        )
+    return images.index_select(0, place.argsort().to(images.device))
 
 
 def sharpness(images: Tensor, factor: Tensor) -> Tensor:
     """Blend with 3x3 means, the centre counting five times; the outermost pixels stay."""
     if min(images.shape[-2:]) < 3:
         return images
-    pixels = images.float()
-    rows = pixels[..., :-2, :] + pixels[..., 1:-1, :] + pixels[..., 2:, :]
+    rows = images[..., :-2, :] + images[..., 1:-1, :] + images[..., 2:, :]
     box = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]
-    blurred = pixels.clone()
-    blurred[..., 1:-1, 1:-1] = (box + 4 * pixels[..., 1:-1, 1:-1]) / 13
+    blurred = images.clone()
+    blurred[..., 1:-1, 1:-1] = (box + 4 * images[..., 1:-1, 1:-1]) / 13
     return _blend(images, blurred, factor)
 
 
 def posterize(images: Tensor, bits: Tensor) -> Tensor:
     """Keep the highest bits of each level."""
-    masks = (WHITE << (8 - bits.long())) & WHITE
-    return images & masks.to(torch.uint8).to(images.device)[:, None, None, None]
+    step = _each(2 ** (8 - bits), images)
+    return (images / step).floor_().mul_(step)
 
 
 def solarize(images: Tensor, threshold: Tensor) -> Tensor:
     """Invert what is as bright as the threshold or brighter."""
-    return torch.where(images >= _each(threshold, images), WHITE - images, images)
+    is_bright = (images >= _each(threshold, images)).float()
+    return images + is_bright * (WHITE - 2 * images)
 
 
 def autocontrast(images: Tensor) -> Tensor:
     """Stretch each channel of each image to the whole range, unless it has one level only."""
-    darkest = images.amin(dim=(2, 3), keepdim=True).float()
-    spread = images.amax(dim=(2, 3), keepdim=True).float() - darkest
+    darkest = images.amin(dim=(2, 3), keepdim=True)
+    spread = images.amax(dim=(2, 3), keepdim=True) - darkest
     stretched = _rounded((images - darkest) * WHITE / spread.clamp(min=1))
     return torch.where(spread == 0, images, stretched)
 
@@ -125,24 +165,23 @@ def equalize(images: Tensor) -> Tensor:
     below = counts.cumsum(dim=1) - counts
     table = ((below + step // 2) // step.clamp(min=1)).clamp(max=WHITE)
     equal = torch.where(step == 0, planes, table.gather(1, planes))
-    return equal.reshape(images.shape).to(torch.uint8)
+    return equal.reshape(images.shape).float()
 
 
 def _luminance(images: Tensor) -> Tensor:
     """Brightness of each pixel in 65536ths of a level, whole numbers in float32 N 1 H W: of RGB as
     the eye sees it, of other channels their mean.
     """
-    levels = images.float()
     if images.shape[1] != len(LUMINANCE):
-        return (levels.sum(dim=1, keepdim=True) * UNIT / images.shape[1]).floor()
-    red, green, blue = levels.unbind(dim=1)
+        return (images.sum(dim=1, keepdim=True) * UNIT / images.shape[1]).floor_()
+    red, green, blue = images.split(1, dim=1)
     of_red, of_green, of_blue = LUMINANCE
-    return (of_red * red + of_green * green + of_blue * blue)[:, None]
+    return torch.add(of_red * red, green, alpha=of_green).add_(blue, alpha=of_blue)
 
 
 def _blend(images: Tensor, other: Tensor, factor: Tensor) -> Tensor:
     share = _each(factor, images)
-    return _rounded(images * share + other * (1 - share))
+    return _rounded((images * share).add_(other * (1 - share)))
 
 
 def _each(numbers: Tensor, images: Tensor) -> Tensor:
@@ -150,5 +189,6 @@ def _each(numbers: Tensor, images: Tensor) -> Tensor:
     return numbers.float().to(images.device)[:, None, None, None]
 
 
-def _rounded(levels: Tensor) -> Tensor:
-    return levels.round().clamp(0, WHITE).to(torch.uint8)
+def _rounded(numbers: Tensor) -> Tensor:
+    """The nearest levels, in place of `numbers`."""
+    return numbers.round_().clamp_(0, WHITE)

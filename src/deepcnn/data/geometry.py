@@ -1,10 +1,11 @@
 """Where the pixels of a batch come from: windows, shifts, affine maps, rectangles.
 
-Images are uint8 N C H W. What a picture becomes depends on its own row only: each step is
-elementwise or takes each image by itself, because sums of floating-point numbers that span a batch
-change in their last bits with its size.
+Images are uint8 N C H W, but for `affine`. What a picture becomes depends on its own row only: each
+step is elementwise or takes each image by itself, because sums of floating-point numbers that span
+a batch change in their last bits with its size.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -76,9 +77,10 @@ def enlarge(images: Tensor, windows: Tensor) -> Tensor:
     top, left, tall, wide = windows.float().to(images.device)[:, :, None].unbind(dim=1)  # N 1
     y = _source(top, tall, height)
     x = _source(left, wide, width)
-    return _sample(
-        images, x[:, None, :].expand(-1, height, -1), y[:, :, None].expand(-1, -1, width)
+    found = _sample(
+        images.float(), x[:, None, :].expand(-1, height, -1), y[:, :, None].expand(-1, -1, width)
     )
+    return found.to(torch.uint8)
 
 
 def _source(start: Tensor, length: Tensor, side: int) -> Tensor:
@@ -94,7 +96,7 @@ def _source(start: Tensor, length: Tensor, side: int) -> Tensor:
 def affine(images: Tensor, matrices: Tensor) -> Tensor:
     """Look up each pixel at its place times `matrices` (N 2 3), in pixels from the middle.
 
-    Bilinear interpolation; black outside.
+    Bilinear interpolation; black outside. Images and results are whole numbers in float32.
     """
     height, width = images.shape[-2:]
     # Products of single numbers, not of matrices, so that the batch does not matter.
@@ -107,14 +109,17 @@ def affine(images: Tensor, matrices: Tensor) -> Tensor:
 def _sample(images: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """The pixels at `x` and `y` (N H W), in pixels from the middle of the image."""
     height, width = images.shape[-2:]
-    grid = torch.stack((x * (2 / width), y * (2 / height)), dim=-1)
-    sampled = F.grid_sample(images.float(), grid, mode="bilinear", align_corners=False)
-    return sampled.round().to(torch.uint8)
+    grid = images.new_empty(len(images), height, width, 2)
+    torch.mul(x, 2 / width, out=grid[..., 0])
+    torch.mul(y, 2 / height, out=grid[..., 1])
+    return F.grid_sample(images, grid, mode="bilinear", align_corners=False).round_()
 
 
 def mirror(images: Tensor, chosen: Tensor, axis: int) -> Tensor:
     """Mirror the images that are chosen (bool N) along an axis."""
-    return torch.where(chosen.to(images.device)[:, None, None, None], images.flip(axis), images)
+    every_bit = (-chosen.to(images.device, torch.int8)).view(torch.uint8)[:, None, None, None]
+    # A choice bit by bit, in a seventh of the time of `torch.where`.
+    return ((images.flip(axis) ^ images) & every_bit) ^ images
 
 
 def shift(images: Tensor, margin: int, offsets: Tensor) -> Tensor:
@@ -123,6 +128,9 @@ def shift(images: Tensor, margin: int, offsets: Tensor) -> Tensor:
     padded = F.pad(images, (margin,) * 4)
     # Whole windows are looked up, a fifth of the time that looking up every pixel takes.
     cut = padded.unfold(2, height, 1).unfold(3, width, 1)  # N C, every row and column, H W: a view
+    if images.device.type == "cpu":  # where NumPy takes two fifths of PyTorch's time for it
+        rows, columns = offsets.numpy().T
+        return torch.from_numpy(cut.numpy()[np.arange(len(images)), :, rows, columns])
     image = torch.arange(len(images), device=images.device)
     return cut[image, :, offsets[:, 0], offsets[:, 1]]
 

@@ -25,10 +25,12 @@ from deepcnn.phases import Stopwatch
 
 PORTION = 8  # pictures of one task: with fewer, handing over would cost more than decoding
 MOST_IMAGES, MOST_PIXELS = 256, 2**21  # at once in evaluation: 41 at 224x224
+TOGETHER = 2**19  # pixels of small images that are changed at once, 512 of 32x32: a call costs as
+# much as some dozens of them
 AHEAD = 2  # batches read in advance for a device that computes meanwhile; the CPU has no time to
 
-# Images uint8 at indices as numbers, with the stopwatch of who calls.
-Finish = Callable[[Tensor, Tensor, Stopwatch], Tensor]
+# Images uint8 at indices, changed or as numbers, with the stopwatch of who calls.
+Change = Callable[[Tensor, Tensor, Stopwatch], Tensor]
 
 
 class Batch(NamedTuple):
@@ -88,31 +90,48 @@ class Source:
         """The images at each group of indices in turn. Pictures in files are read in threads."""
         device, in_files = self.labels.device, isinstance(self.images, Photos)
 
-        def finish(images: Tensor, indices: Tensor, watch: Stopwatch) -> Tensor:
-            if settings and parameters:
-                with watch.during("augmenting"):
-                    rows = pick(parameters, indices.cpu())
-                    images = augment(images, settings, rows, is_placed=in_files)
-            with watch.during("preprocessing"):
-                return self.preprocess(images)
+        def change(images: Tensor, indices: Tensor, watch: Stopwatch) -> Tensor:
+            if not settings or not parameters:
+                return images
+            with watch.during("augmenting"):
+                rows = pick(parameters, indices.cpu())
+                return augment(images, settings, rows, is_placed=in_files)
 
-        for indices, images in self._finished(groups, parameters, finish):
+        found = self._read(groups, parameters, change) if in_files else self._held(groups, change)
+        for indices, images in found:
             with self.watch.during("copying"):
                 indices = indices.to(device)
                 labels = self.labels[indices]
             yield Batch(images, labels, indices)
 
-    def _finished(
-        self, groups: Iterable[Tensor], parameters: Parameters | None, finish: Finish
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Each group of indices with its finished images on the device."""
+    def _held(self, groups: Iterable[Tensor], change: Change) -> Iterator[tuple[Tensor, Tensor]]:
+        """Each group of indices with its finished images, of those in memory."""
+        assert isinstance(self.images, Tensor)
         device, watch = self.labels.device, self.watch
-        if not isinstance(self.images, Photos):
-            for indices in groups:
-                with watch.during("copying"):
-                    images = self.images[indices.to(device)]
-                yield indices, finish(images, indices, watch)
-            return
+        for some in _together(groups, TOGETHER // self.preprocess.input_size**2):
+            indices = torch.cat(some)
+            with watch.during("copying"):
+                # Whole images are copied, which indexing does number by number.
+                images = self.images.index_select(0, indices.to(device))
+            images = change(images, indices, watch)
+            for group, part in zip(some, images.split([*map(len, some)]), strict=True):
+                # Not all together: a resize is a product, whose last bits may change with its size.
+                with watch.during("preprocessing"):
+                    numbers = self.preprocess(part)
+                yield group, numbers
+
+    def _read(
+        self, groups: Iterable[Tensor], parameters: Parameters | None, change: Change
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Each group of indices with its finished images, of those in files."""
+        assert isinstance(self.images, Photos)
+        device, watch = self.labels.device, self.watch
+
+        def finish(images: Tensor, indices: Tensor, watch: Stopwatch) -> Tensor:
+            images = change(images, indices, watch)
+            with watch.during("preprocessing"):
+                return self.preprocess(images)
+
         # On the CPU a few at a time, where they are read, while they are near the processor.
         is_cpu = device.type == "cpu"
         readings = read(
@@ -127,12 +146,24 @@ class Source:
             yield indices, images
 
 
+def _together(groups: Iterable[Tensor], number: int) -> Iterator[list[Tensor]]:
+    """Groups one after the other, as many at once as have so many images together, at least one."""
+    some: list[Tensor] = []
+    for group in groups:
+        if some and sum(map(len, some)) + len(group) > number:
+            yield some
+            some = []
+        some.append(group)
+    if some:
+        yield some
+
+
 def read(
     photos: Photos,
     groups: Iterable[Tensor],
     preprocess: Preprocess,
     parameters: Parameters | None,
-    finish: Finish | None,
+    finish: Change | None,
     watch: Stopwatch | None = None,
 ) -> Iterator[Reading]:
     """Decode the pictures of each group and bring them to one size, in threads.

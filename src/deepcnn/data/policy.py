@@ -40,7 +40,9 @@ Operation = Callable[[Space, Tensor, Tensor], Tensor]
 
 
 def apply(images: Tensor, policy: str, operations: Tensor, levels: Tensor) -> Tensor:
-    """Apply one operation to each image: its number in OPERATIONS and its level, N each."""
+    """Apply one operation to each image, whole numbers in float32 N C H W: its number in OPERATIONS
+    and its level, N each.
+    """
     space = SPACES[policy]
     table = {
         number: partial(operation, space) for number, operation in enumerate(OPERATIONS.values())
@@ -60,7 +62,9 @@ def by_group(
         rows = (groups == number).nonzero()[:, 0]
         if len(rows):
             place = rows.to(images.device)
-            changed[place] = operation(images[place], amounts[rows])
+            # Whole images are copied, which indexing does number by number.
+            result = operation(images.index_select(0, place), amounts[rows])
+            changed.index_copy_(0, place, result)
     return changed
 
 

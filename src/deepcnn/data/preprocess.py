@@ -70,10 +70,10 @@ class Preprocess:
         std = torch.tensor(self.std, device=numbers.device)
         shift, scale = -mean / std, 1 / (255 * std)
         if numbers.is_contiguous():
-            return torch.addcmul(shift[:, None, None], numbers, scale[:, None, None])
+            return (numbers * scale[:, None, None]).add_(shift[:, None, None])
         # In memory N H W C: whole rows take a quarter of the time of three numbers after three.
         pixels, width = numbers.permute(0, 2, 3, 1), numbers.shape[3]
-        rows = torch.addcmul(shift.repeat(width), pixels.flatten(2), scale.repeat(width))
+        rows = (pixels.flatten(2) * scale.repeat(width)).add_(shift.repeat(width))
         return rows.reshape(pixels.shape).permute(0, 3, 1, 2)
 
     def frame(self, picture: Tensor) -> Tensor:
