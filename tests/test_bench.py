@@ -16,7 +16,7 @@ from deepcnn import cost, models, speed
 from deepcnn.bench import clock, limits, loading, sprint, step, words
 from deepcnn.bench.sides import side
 from deepcnn.cli import main
-from deepcnn.config import Hardware
+from deepcnn.config import Augment, Hardware
 from faults import SMALL, config_of, tiny_limits, torch_restored, wait_until, write_images
 
 
@@ -145,12 +145,13 @@ def test_a_long_turn_may_say_what_limits_it_and_the_next_begins_anew(
         assert run.run.watch.times["forward"] == 3
 
 
-def test_both_loaders_make_whole_epochs() -> None:
-    one_by_one = loading.OneByOne()
+@pytest.mark.parametrize("changes", loading.CHANGES.values(), ids=list(loading.CHANGES))
+def test_both_loaders_make_whole_epochs(changes: Augment) -> None:
+    one_by_one = loading.OneByOne(changes)
     assert len(one_by_one) == loading.NUM_IMAGES
     image, label = one_by_one[3]
     assert (image.shape, image.dtype, label) == ((3, 32, 32), torch.float32, 0)
-    ours = loading.Ours()
+    ours = loading.Ours(changes)
     seen = []
     batches = ours.source.batches
 

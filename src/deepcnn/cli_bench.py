@@ -83,12 +83,12 @@ def _steps(networks: tuple[str, ...], rounds: int, json: bool) -> list[dict[str,
     return records
 
 
-def _data(rounds: int, json: bool) -> dict[str, Any]:
+def _data(rounds: int, json: bool) -> list[dict[str, Any]]:
     from deepcnn.bench import loading, words
 
-    record = loading.compare(rounds)
-    _print(json, words.data(record))
-    return record
+    records = [loading.compare(name, rounds) for name in loading.CHANGES]
+    _print(json, words.data(records))
+    return records
 
 
 def _sprint(name: str, config: Config, seeds: int, json: bool) -> dict[str, Any]:
