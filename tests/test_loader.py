@@ -341,7 +341,7 @@ def test_no_more_images_are_changed_together_than_fit(monkeypatch: pytest.Monkey
         return images
 
     monkeypatch.setattr(loader, "augment", counted)
-    monkeypatch.setattr(loader, "TOGETHER", 10 * RAW.input_size**2)
+    monkeypatch.setattr(loader, "TOGETHER", 10 * 4 * 4)
     options = Augment(flip="random")
     groups = portions(NUM_IMAGES, (3, 6, 9, 20))  # of 3, 3, 3, 11 and 3 images
     for _ in toy(RAW).batches(groups, options, draw(options, 0, 0, NUM_IMAGES)):

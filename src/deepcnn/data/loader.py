@@ -108,7 +108,7 @@ class Source:
         """Each group of indices with its finished images, of those in memory."""
         assert isinstance(self.images, Tensor)
         device, watch = self.labels.device, self.watch
-        for some in _together(groups, TOGETHER // self.preprocess.input_size**2):
+        for some in _together(groups, TOGETHER // self.images.shape[-2:].numel()):
             indices = torch.cat(some)
             with watch.during("copying"):
                 # Whole images are copied, which indexing does number by number.
