@@ -13,8 +13,8 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as torchvision
 
 from deepcnn.config import Augment
-from deepcnn.data.augment import Parameters, augment, check, draw, pick, windows
-from deepcnn.data.colour import JITTER, Components, pixel_components
+from deepcnn.data.augment import JITTER, Parameters, augment, check, draw, pick, windows
+from deepcnn.data.colour import Components, pixel_components
 from deepcnn.errors import ConfigError
 
 MANY = 10_000  # a fair coin's share of heads is within 0.02 of a half, 4 deviations

@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 
 from deepcnn.config import Augment
 from deepcnn.data import colour, geometry, policy
-from deepcnn.data.colour import JITTER, Components
+from deepcnn.data.colour import Components
 from deepcnn.device import generator, mix
 from deepcnn.errors import ConfigError
 
@@ -22,6 +22,14 @@ RGB = 3
 
 Parameters = dict[str, Tensor]
 Streams = Callable[[str], Generator]
+
+# Numbered as in ColorJitter: what each does to a batch with one number for each image.
+JITTER = {
+    "brightness": colour.brightness,
+    "contrast": colour.contrast,
+    "saturation": colour.saturation,
+    "hue": colour.hue,
+}
 
 
 def check(settings: Augment, channels: int) -> None:
@@ -126,9 +134,21 @@ def _computed(images: Tensor, settings: Augment, rows: Parameters) -> Tensor:
         for operation, level in zip(rows["operation"].T, rows["level"].T, strict=True):
             images = policy.apply(images, settings.policy, operation, level)
     if "order" in rows:
-        in_use = [name for name in JITTER if getattr(settings, name)]
-        images = colour.jitter(images, in_use, rows["order"], rows["jitter"])
+        images = _jitter(images, settings, rows["order"], rows["jitter"])
     return colour.add(images, rows["light"]) if "light" in rows else images
+
+
+def _jitter(images: Tensor, settings: Augment, orders: Tensor, amounts: Tensor) -> Tensor:
+    """Apply what is in use of JITTER to each image, in its own order (N 4)."""
+    table = {
+        number: function
+        for number, (name, function) in enumerate(JITTER.items())
+        if getattr(settings, name)
+    }
+    for numbers in orders.T:
+        chosen = amounts.gather(1, numbers[:, None])[:, 0]
+        images = policy.by_group(images, numbers, chosen, table)
+    return images
 
 
 def _erased(images: Tensor, rows: Parameters) -> Tensor:

@@ -1,14 +1,13 @@
 """Changes of colour to whole batches: images N C H W, one number for each image.
 
 Images are levels, whole numbers from 0 to 255, in float32, and so are results: bytes would be
-turned into numbers and back in every step, half of its time. Every function rounds to the nearest
-level, where torchvision cuts off. Sums over pixels are sums of whole numbers, so that neither the
+turned into numbers and back in every step. Every function rounds to the nearest level, where
+torchvision cuts off. Sums over pixels are sums of whole numbers, so that neither the
 batch nor the number of threads changes a bit.
 
-Choices between pixels are sums of products with 0 or 1: `torch.where` takes ten times as long.
+Choices between pixels are sums of products with 0 or 1: `torch.where` takes several times as long.
 """
 
-from collections.abc import Collection
 from typing import NamedTuple
 
 import torch
@@ -90,37 +89,10 @@ def hue(images: Tensor, turn: Tensor) -> Tensor:
     sextant += 2 * (not_red + is_blue) + 6 * _each(turn, images)[:, 0]
     sextant -= (sextant / 6).floor_().mul_(6)  # the remainder, in a sixth of its time
     turned = torch.empty_like(images)
-    for channel, (middle, sign, least) in enumerate(WITHOUT):
-        share = (sextant - middle).abs_().mul_(sign).add_(least).clamp_(0, 1)
+    for channel, (middle, sign, offset) in enumerate(WITHOUT):
+        share = (sextant - middle).abs_().mul_(sign).add_(offset).clamp_(0, 1)
         torch.sub(value, share.mul_(chroma), out=turned[:, channel])
     return turned.round_()
-
-
-# Numbered as in ColorJitter: what each does to a batch with one number for each image.
-JITTER = {
-    "brightness": brightness,
-    "contrast": contrast,
-    "saturation": saturation,
-    "hue": hue,
-}
-
-
-def jitter(images: Tensor, names: Collection[str], orders: Tensor, amounts: Tensor) -> Tensor:
-    """Apply what is named of JITTER to each image, in its own order, by its own amounts (N 4)."""
-    place = torch.arange(len(images))  # of each image in the batch, while they are sorted
-    for numbers in orders.T:
-        turn = numbers[place].argsort(stable=True)
-        place = place[turn]
-        counts = numbers.bincount(minlength=len(JITTER)).tolist()
-        parts = images.index_select(0, turn.to(images.device)).split(counts)
-        own = amounts[place].gather(1, numbers[place][:, None])[:, 0].split(counts)
-        images = torch.cat(
-            [
-                function(part, amount) if name in names else part
-                for (name, function), part, amount in zip(JITTER.items(), parts, own, strict=True)
-            ]
-        )
-    return images.index_select(0, place.argsort().to(images.device))
 
 
 def sharpness(images: Tensor, factor: Tensor) -> Tensor:
