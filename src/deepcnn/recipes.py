@@ -83,7 +83,7 @@ def fashion_mnist_945() -> Config:
 
 
 def mnist_99() -> Config:
-    """99 % on MNIST in about two seconds of training and evaluation on two cores that have bf16.
+    """99 % on MNIST in a few seconds of training and evaluation on two cores.
 
     One epoch of all 60,000 training images on the network `dash`, its convolutions by Muon, and one
     of the tenth that cost most. Of an image the inner 24x24 pixels are looked at, which hold nearly

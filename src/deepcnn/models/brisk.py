@@ -75,7 +75,7 @@ class BriskDeep(nn.Module):
 class Dash(nn.Module):
     """Two convolutions on whitened patches: 1x28x28 images, 16,874 parameters for 10 classes.
 
-    For an answer in two seconds. 192 more weights are fixed. Any side of 8 or more.
+    For an answer in a few seconds. 192 more weights are fixed. Any side of 8 or more.
     """
 
     def __init__(self, num_classes: int = 10, in_channels: int = 1, side: int = 28) -> None:
