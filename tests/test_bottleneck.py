@@ -249,6 +249,21 @@ def evidence_of(seconds: dict[str, float], **more: Any) -> Evidence:
             "limited by other programs, which had the core that it waited for (40% of the time): "
             "it would be faster without them",
         ),
+        (
+            evidence_of(
+                {"forward": 50, "backward": 30, "other": 20},
+                delayed=40.0,
+                num_images=100_000,
+                trial=Trial(computing=0.98, loading=0.0, gflop=0.1, peak=100.0),
+            ),
+            "limited by other programs, which had the core that it waited for (40% of the time): "
+            "it would be faster without them",
+        ),
+        (
+            evidence_of({"decoding": 60, "forward": 40}, room=Room(10**9, 1, 10**9), delayed=40.0),
+            "limited by decoding pictures on 2 cores (60% of the time): keep them decoded, for "
+            "which the disk of DEEPCNN_CACHE needs 2.0 GB free, expect 2.5 times the speed",
+        ),
     ],
 )
 def test_sentences(evidence: Evidence, sentence: str) -> None:

@@ -112,9 +112,13 @@ class Verdict:
 
 def verdict(evidence: Evidence) -> Verdict:
     """The remedy that saves most, if it is worth the trouble, or else the longest phase."""
-    total, found = evidence.total, [remedy for each in REMEDIES if (remedy := each(evidence))]
+    total = evidence.total
+    is_crowded = evidence.delayed > CROWDED * total
+    # Where other programs take the cores by turns, every call waits, and a trial sees only that.
+    remedies = MEASURED if is_crowded else (*MEASURED, *TRIED)
+    found = [remedy for each in remedies if (remedy := each(evidence))]
     best = max(found, key=lambda remedy: remedy.saved, default=None)
-    if evidence.delayed > max(CROWDED * total, best.saved if best else 0.0):
+    if is_crowded and evidence.delayed > (best.saved if best else 0.0):
         limit = "other programs, which had the core that it waited for"
         return Verdict(
             limit, min(1.0, evidence.delayed / total), "it would be faster without them", 1.0
@@ -204,13 +208,12 @@ def no_test_each_epoch(evidence: Evidence) -> Remedy | None:
     return Remedy("testing after each epoch", advice, seconds, seconds)
 
 
-REMEDIES: tuple[Callable[[Evidence], Remedy | None], ...] = (
+MEASURED: tuple[Callable[[Evidence], Remedy | None], ...] = (
     keep_pictures,
-    larger_batches,
-    fewer_pieces,
     fewer_checkpoints,
     no_test_each_epoch,
 )
+TRIED: tuple[Callable[[Evidence], Remedy | None], ...] = (larger_batches, fewer_pieces)
 
 
 def _computing(evidence: Evidence) -> float:
