@@ -49,6 +49,7 @@ EDGES: dict[str, tuple[list[float], list[float]]] = {
     "optim.clip_norm": ([0.0, 1e30], [-1e-9]),
     "optim.bias_factor": ([1e-9, 1e4], [0.0, 1.1e4]),
     "optim.head_factor": ([1e-9, 1e4], [0.0, 1.1e4]),
+    "optim.whiten_until": ([1e-9, 1.0], [0.0, 1.1]),
     "train.epochs": ([0, 1, 100_000], [-1, 100_001]),
     "train.budget": ([0.0, 1e30], [-1e-9]),
     "train.patience": ([0, 1, LARGE], [-1]),

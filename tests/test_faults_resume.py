@@ -67,6 +67,9 @@ CASES["adamw, bf16, clipped"] = {
 CASES["muon, the hardest half"] = {  # 8 updates, then 4 an epoch
     **OPTIMISERS["muon"], "train.hardest": 0.5, "train.epochs": 5,
 }  # fmt: skip
+CASES["muon, the bias of a whitening layer for a while"] = {
+    **OPTIMISERS["muon"], "model.name": "speedy", "optim.whiten_until": 0.4,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -85,8 +88,9 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _no_waiting_for_the_disk() -> Iterator[None]:
-    with mock.patch("os.fsync"):
+def _quick() -> Iterator[None]:
+    """Nothing waits for the disk, and the large network is a small one."""
+    with mock.patch("os.fsync"), mock.patch("deepcnn.models.speedy.WIDTHS", (8, 8, 8)):
         yield
 
 

@@ -1,5 +1,9 @@
 """Speedy and its whitening layer against NumPy, a plain construction and published figures."""
 
+from itertools import pairwise
+from pathlib import Path
+from unittest import mock
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +15,8 @@ from deepcnn.errors import ConfigError
 from deepcnn.models import build, initialize
 from deepcnn.models.speedy import Speedy
 from deepcnn.models.whitening import PatchWhitening
+from deepcnn.run import Run
+from faults import SMALL, Settings, train_here, write_images
 
 
 def images(number: int, channels: int = 3) -> Tensor:
@@ -130,6 +136,42 @@ def test_the_initialiser_fits_the_first_layer_and_keeps_the_rest() -> None:
 def test_a_network_without_such_a_layer_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"whitened is for networks that begin with .*brisk"):
         initialize(build("lenet", 10, 1, 32), "whitened", lambda: images(8, 1))
+
+
+@pytest.mark.parametrize("network", ["lenet", "brisk"])
+def test_a_network_without_such_a_bias_is_told_so(network: str, tmp_path: Path) -> None:
+    toy = write_images(tmp_path / "images", side=32)
+    settings: Settings = {"data.name": str(toy), "model.name": network, "optim.whiten_until": 0.5}
+    with pytest.raises(ConfigError, match=rf"for a whitening layer with a bias, which {network}"):
+        train_here(SMALL | settings, tmp_path / "run")
+
+
+def test_the_bias_stands_when_its_time_is_over(tmp_path: Path) -> None:
+    settings: Settings = SMALL | {
+        "data.name": str(write_images(tmp_path / "images")), "model.name": "speedy",
+        "train.epochs": 2,
+    }  # fmt: skip
+    thaw, courses = Run.thaw, []
+    for until in (1.0, 0.5):
+        course: list[tuple[Tensor, Tensor]] = []
+
+        def look(run: Run, progress: float, course: list[tuple[Tensor, Tensor]] = course) -> None:
+            thaw(run, progress)
+            weights = run.state.model.state_dict()
+            course.append((weights["whiten.bias"].clone(), weights["group1.norm1.bias"].clone()))
+
+        with mock.patch.object(Run, "thaw", look):
+            train_here(settings | {"optim.whiten_until": until}, tmp_path / str(until))
+        courses.append(course)
+    always, for_a_while = courses
+    half = len(always) // 2
+    for before, other in zip(always[: half + 1], for_a_while[: half + 1], strict=True):
+        assert torch.equal(before[0], other[0])
+        assert torch.equal(before[1], other[1])
+    for (bias, moving), (later_bias, still_moving) in pairwise(for_a_while[half:]):
+        assert torch.equal(bias, later_bias)
+        assert not torch.equal(moving, still_moving)
+    assert not any(torch.equal(one[0], other[0]) for one, other in pairwise(always))
 
 
 def test_directions_of_highest_variance_are_kept() -> None:

@@ -17,6 +17,7 @@ from deepcnn.forecast import process
 from deepcnn.forecast.memory import size_of, state_bytes
 from deepcnn.models import transfer
 from deepcnn.models.pretrained import find_weights, load_pretrained
+from deepcnn.models.whitening import whitening_layer
 from deepcnn.optim import make_optimizer
 from deepcnn.progress import say
 from deepcnn.sizes import in_bytes, limit
@@ -84,6 +85,12 @@ def _check_model(config: Config, splits: Splits) -> None:
         raise ConfigError(
             f"optim.name muon is for convolutions, and {config.model.name} has none: choose sgd or "
             "adamw"
+        )
+    layer = whitening_layer(model)
+    if config.optim.whiten_until < 1 and (layer is None or layer.bias is None):
+        raise ConfigError(
+            f"optim.whiten_until is for a whitening layer with a bias, which {config.model.name} "
+            "has not got: leave it at 1, or choose speedy"
         )
     _check_memory(config, model)
     if config.transfer.freeze:

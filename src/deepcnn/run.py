@@ -26,6 +26,7 @@ from deepcnn.files import Damaged
 from deepcnn.forecast.foreseen import Foreseen
 from deepcnn.models import transfer
 from deepcnn.models.weights import ends
+from deepcnn.models.whitening import whitening_layer
 from deepcnn.phases import Stopwatch, delay
 from deepcnn.progress import Display
 
@@ -121,7 +122,13 @@ class Run:
         return source(images, self.splits.preprocess, torch.device(self.policy.device), self.watch)
 
     def thaw(self, progress: float) -> None:
-        """Let the stages train whose turn it is when `progress` (0 to 1) of the run is done."""
+        """Let the stages train whose turn it is when `progress` (0 to 1) of the run is done, and
+        the bias of a whitening layer no longer than it should.
+        """
+        if progress >= self.config.optim.whiten_until < 1:
+            layer = whitening_layer(self.state.model)
+            assert layer is not None and layer.bias is not None
+            layer.bias.requires_grad_(False)
         settings = self.config.transfer
         if not settings.freeze:
             return

@@ -173,6 +173,13 @@ class Optim(Section):
         (), "shares of the run at which schedule `step` divides the rate by 10", above=0, below=1
     )
     clip_norm: float = setting(0.0, "largest gradient norm; 0: any", at_least=0)
+    whiten_until: float = setting(
+        1.0,
+        "share of the run in which the bias of a whitening layer is trained; after it no gradient "
+        "comes back to that layer",
+        above=0,
+        at_most=1,
+    )
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,9 @@ from deepcnn.models import (
 )
 from deepcnn.models.card import Card, Landmark
 from deepcnn.models.compact import Compact
-from deepcnn.models.init import BY_DATA, INITIALIZERS, whitening_layer
+from deepcnn.models.init import BY_DATA, INITIALIZERS
 from deepcnn.models.weights import load_weights
+from deepcnn.models.whitening import whitening_layer
 
 __all__ = [
     "BY_DATA", "INITIALIZERS", "MODELS", "Card", "build", "check_initializer", "check_input",
@@ -108,7 +109,7 @@ def build(name: str, num_classes: int, in_channels: int, side: int) -> nn.Module
 
 def initialize(model: nn.Module, name: str, images: Callable[[], Tensor]) -> None:
     """Draw first weights anew, as named; `images` gives a batch to those that go by data."""
-    check_initializer(name)
+    check_initializer(name, model)
     if name in BY_DATA:
         BY_DATA[name](model, images())
     else:
@@ -120,8 +121,11 @@ def check_initializer(name: str, model: nn.Module | None = None) -> None:
     network has no use for.
     """
     look_up("initialiser", name, {**INITIALIZERS, **BY_DATA})
-    if name == "whitened" and model is not None:
-        whitening_layer(model)
+    if name == "whitened" and model is not None and whitening_layer(model) is None:
+        raise ConfigError(
+            "initialiser whitened is for networks that begin with a whitening layer, such as "
+            "brisk: choose another --model.init"
+        )
 
 
 def check_input(name: str, num_classes: int, in_channels: int, side: int, pad: int = 0) -> None:

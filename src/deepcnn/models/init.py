@@ -13,8 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from deepcnn.errors import ConfigError
-from deepcnn.models.whitening import PatchWhitening
+from deepcnn.models.whitening import whitening_layer
 
 
 def keep_default(model: nn.Module) -> None:
@@ -104,18 +103,9 @@ def unit_variance(model: nn.Module, images: Tensor) -> None:
 
 def whitened(model: nn.Module, images: Tensor) -> None:
     """Keep what construction drew, and set the whitening layer from `images` N C H W."""
-    whitening_layer(model).fit(images)
-
-
-def whitening_layer(model: nn.Module) -> PatchWhitening:
-    """The first one of a network; ConfigError if it has none."""
-    layers = (layer for layer in model.modules() if isinstance(layer, PatchWhitening))
-    if (first := next(layers, None)) is None:
-        raise ConfigError(
-            "initialiser whitened is for networks that begin with a whitening layer, such as "
-            "brisk: choose another --model.init"
-        )
-    return first
+    layer = whitening_layer(model)
+    assert layer is not None
+    layer.fit(images)
 
 
 def weighted_layers(model: nn.Module) -> Iterator[nn.Conv2d | nn.Linear]:

@@ -45,3 +45,9 @@ class PatchWhitening(nn.Conv2d):
         filters = directions.T / (variances + self.least_variance).sqrt()[:, None]
         filters = filters[-self.directions :]  # variances ascend
         self.weight.copy_(torch.cat([filters, -filters]).reshape(self.weight.shape))
+
+
+def whitening_layer(model: nn.Module) -> PatchWhitening | None:
+    """The first one of a network, if it has any."""
+    layers = (layer for layer in model.modules() if isinstance(layer, PatchWhitening))
+    return next(layers, None)
