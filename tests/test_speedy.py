@@ -7,16 +7,19 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from deepcnn import cost
+from deepcnn import cost, runlog
+from deepcnn.begin import begin
 from deepcnn.data import catalog
 from deepcnn.errors import ConfigError
 from deepcnn.models import build, initialize
 from deepcnn.models.speedy import Speedy
 from deepcnn.models.whitening import PatchWhitening
 from deepcnn.run import Run
-from faults import SMALL, Settings, train_here, write_images
+from faults import SMALL, Settings, config_of, train_here, write_images
 
 
 def images(number: int, channels: int = 3) -> Tensor:
@@ -172,6 +175,24 @@ def test_the_bias_stands_when_its_time_is_over(tmp_path: Path) -> None:
         assert torch.equal(bias, later_bias)
         assert not torch.equal(moving, still_moving)
     assert not any(torch.equal(one[0], other[0]) for one, other in pairwise(always))
+
+
+def test_whether_the_bias_trains_depends_on_progress_only(tmp_path: Path) -> None:
+    settings: Settings = SMALL | {
+        "data.name": str(write_images(tmp_path / "images")), "model.name": "speedy",
+        "transfer.freeze": "head", "transfer.unfreeze_at": 0.3, "optim.whiten_until": 0.6,
+    }  # fmt: skip
+    folder = tmp_path / "run"
+    with runlog.opened(folder):
+        run = begin(config_of(settings), folder, tmp_path / "cache", accept_change=False)
+
+    @given(st.lists(st.floats(0, 1), max_size=4), st.floats(0, 1))
+    def check(others: list[float], progress: float) -> None:
+        for each in (*others, progress):
+            run.thaw(each)
+        assert run.state.model.get_parameter("whiten.bias").requires_grad == (0.3 <= progress < 0.6)
+
+    check()
 
 
 def test_directions_of_highest_variance_are_kept() -> None:

@@ -122,16 +122,19 @@ class Run:
         return source(images, self.splits.preprocess, torch.device(self.policy.device), self.watch)
 
     def thaw(self, progress: float) -> None:
-        """Let the stages train whose turn it is when `progress` (0 to 1) of the run is done, and
-        the bias of a whitening layer no longer than it should.
+        """Let train what is to train when `progress` (0 to 1) of the run is done: the stages whose
+        turn it is, and the bias of a whitening layer as long as it should.
         """
-        if progress >= self.config.optim.whiten_until < 1:
+        if self.config.transfer.freeze:
+            self._thaw_stages(progress)
+        until = self.config.optim.whiten_until
+        if until < 1:
             layer = whitening_layer(self.state.model)
             assert layer is not None and layer.bias is not None
-            layer.bias.requires_grad_(False)
+            layer.bias.requires_grad_(self._frozen < 1 and progress < until)
+
+    def _thaw_stages(self, progress: float) -> None:
         settings = self.config.transfer
-        if not settings.freeze:
-            return
         frozen = transfer.place(self.state.model, settings.freeze)
         if settings.unfreeze_at:
             frozen = max(0, frozen - int(frozen * progress / settings.unfreeze_at))

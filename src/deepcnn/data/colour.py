@@ -5,7 +5,7 @@ turned into numbers and back in every step. Every function rounds to the nearest
 torchvision cuts off. Sums over pixels are sums of whole numbers, so that neither the
 batch nor the number of threads changes a bit.
 
-Choices between pixels are sums of products with 0 or 1: `torch.where` takes several times as long.
+Choices between pixels are sums of products with 0 or 1: `torch.where` takes half as long again.
 """
 
 from typing import NamedTuple
