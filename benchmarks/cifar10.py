@@ -12,7 +12,6 @@ Muon for filters and SGD for the rest, six views of each test image. The clock h
 training and the test; the images are in memory before.
 """
 
-import hashlib
 import json
 import time
 from collections.abc import Iterator
@@ -28,7 +27,7 @@ from torch.nn import functional as F
 import common
 from deepcnn.bench import clock
 from deepcnn.bench.sprint import timed_run
-from deepcnn.config import Data
+from deepcnn.config import Config, Data
 from deepcnn.data.images import ImageSet
 from deepcnn.data.loader import source
 from deepcnn.data.preprocess import Preprocess
@@ -39,6 +38,7 @@ from deepcnn.files import cache_folder
 from deepcnn.models.speedy import Speedy
 from deepcnn.muon import Muon
 from deepcnn.recipes import RECIPES
+from deepcnn.settings import flat
 from deepcnn.table import table
 from seeds import summary
 
@@ -165,10 +165,12 @@ def sprint(folder: str, seed: int) -> tuple[float, float]:
         return timed_run(config, Path(place) / "run", cache_folder())
 
 
-def settings(side: str) -> str:
-    """What tells one form of a side from another; the plain one is as published."""
-    recipe = "" if side == "plain" else repr(RECIPES["cifar10-sprint"]())
-    return hashlib.sha256(recipe.encode()).hexdigest()[:12]
+def settings(side: str) -> dict[str, Any]:
+    """Where a side departs from the defaults; those of the plain one are all above."""
+    if side == "plain":
+        return {}
+    defaults, recipe = flat(Config()), flat(RECIPES["cifar10-sprint"]())
+    return {name: value for name, value in recipe.items() if value != defaults[name]}
 
 
 def merged(runs: list[dict[str, Any]], new: dict[str, Any]) -> list[dict[str, Any]]:
