@@ -509,8 +509,12 @@ def test_a_budget_that_is_used_up_ends_the_run(clock: Clock, images: Path, tmp_p
     assert facts_of(run)["used"] > 2 * BUDGET
 
 
-def test_what_is_to_thaw_is_expected_until_all_stages_train(
-    clock: Clock, images: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    "growing",
+    [{"transfer__freeze": "head", "transfer__unfreeze_at": 0.5}, {"augment__small_until": 0.5}],
+)
+def test_longer_updates_are_expected_until_all_stages_train_on_whole_images(
+    growing: dict[str, Any], clock: Clock, images: Path, tmp_path: Path
 ) -> None:
     seen, original = [], train.replanned
 
@@ -519,9 +523,8 @@ def test_what_is_to_thaw_is_expected_until_all_stages_train(
         seen.append((run.state.progress < 0.5, run.pace.least_update > 0))
         return result
 
-    thawing = small(images, transfer__freeze="head", transfer__unfreeze_at=0.5)
     with mock.patch.object(train, "replanned", spy):
-        train_here(thawing, tmp_path / "run")
+        train_here(small(images, **growing), tmp_path / "run")
     assert set(seen) == {(True, True), (False, False)}
 
 

@@ -39,6 +39,7 @@ EDGES: dict[str, tuple[list[float], list[float]]] = {
     "augment.hue": ([0.0, 0.5], [-0.1, 0.51]),
     "augment.pca_noise": ([0.0, 100.0], [-0.1, 100.1]),
     "augment.erase": ([0.0, 1.0], [-0.1, 1.1]),
+    "augment.small_until": ([0.0, 1.0], [-0.1, 1.1]),
     "augment.mixup": ([0.0, 100.0], [-0.1, 100.1]),
     "augment.cutmix": ([0.0, 100.0], [-0.1, 100.1]),
     "optim.lr": ([1e-300, 1e6], [0.0, -0.1, 1.000001e6]),

@@ -70,6 +70,9 @@ CASES["muon, the hardest half"] = {  # 8 updates, then 4 an epoch
 CASES["muon, the bias of a whitening layer for a while"] = {
     **OPTIMISERS["muon"], "model.name": "speedy", "optim.whiten_until": 0.4,
 }  # fmt: skip
+CASES["muon, small images for a while"] = {
+    **OPTIMISERS["muon"], "model.name": "speedy", "augment.small_until": 0.4,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

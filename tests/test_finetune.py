@@ -148,7 +148,7 @@ def begun(images: Path, folder: Path, *more: Settings) -> Run:
 def frozen_after(run: Run, *progress: float) -> set[str]:
     """The stages that rest when a run has been told of these points, one after another."""
     for each in progress:
-        run.thaw(each)
+        run.reach(each)
     return {
         n.partition(".")[0] for n, p in run.state.model.named_parameters() if not p.requires_grad
     }

@@ -154,16 +154,16 @@ def test_the_bias_stands_when_its_time_is_over(tmp_path: Path) -> None:
         "data.name": str(write_images(tmp_path / "images")), "model.name": "speedy",
         "train.epochs": 2,
     }  # fmt: skip
-    thaw, courses = Run.thaw, []
+    reach, courses = Run.reach, []
     for until in (1.0, 0.5):
         course: list[tuple[Tensor, Tensor]] = []
 
         def look(run: Run, progress: float, course: list[tuple[Tensor, Tensor]] = course) -> None:
-            thaw(run, progress)
+            reach(run, progress)
             weights = run.state.model.state_dict()
             course.append((weights["whiten.bias"].clone(), weights["group1.norm1.bias"].clone()))
 
-        with mock.patch.object(Run, "thaw", look):
+        with mock.patch.object(Run, "reach", look):
             train_here(settings | {"optim.whiten_until": until}, tmp_path / str(until))
         courses.append(course)
     always, for_a_while = courses
@@ -189,7 +189,7 @@ def test_whether_the_bias_trains_depends_on_progress_only(tmp_path: Path) -> Non
     @given(st.lists(st.floats(0, 1), max_size=4), st.floats(0, 1))
     def check(others: list[float], progress: float) -> None:
         for each in (*others, progress):
-            run.thaw(each)
+            run.reach(each)
         assert run.state.model.get_parameter("whiten.bias").requires_grad == (0.3 <= progress < 0.6)
 
     check()

@@ -15,6 +15,7 @@ from typing import Any
 
 from deepcnn import runlog
 from deepcnn.budget import Pace
+from deepcnn.config import Config
 from deepcnn.errors import ConfigError, RunError
 from deepcnn.files import STAGING_PREFIX
 from deepcnn.finish import finish
@@ -48,8 +49,9 @@ def look_ahead(run: Run, conditions: Mapping[str, Any], began: float) -> Pace:
         save=save,
         save_every=config.train.checkpoint_seconds,
         began=began - used_before(run),
-        # The first updates of a network that thaws stage by stage say little of the later ones.
-        least_update=update if config.transfer.unfreeze_at else 0.0,
+        # The first updates of a network that thaws stage by stage, or of small images, say little
+        # of the later ones.
+        least_update=update if _settled_at(config) else 0.0,
     )
     if not state.step:
         _require_room(pace)
@@ -65,14 +67,13 @@ def replanned(run: Run, total: int) -> int:
     if not pace:
         return total
     pace.learn(time.perf_counter(), state.epoch, run.saving(), pace.total - state.step)
-    if state.progress >= run.config.transfer.unfreeze_at:
-        pace.least_update = 0.0  # all stages train that will, so what was measured is true
+    if state.progress >= _settled_at(run.config):
+        pace.least_update = 0.0  # so what was measured is true
     has_news = pace.has_news(pace.used())
     if has_news and pace.told:
-        # What has slowed updates down slows evaluation, too, unless it was stages that thawed.
-        pace.slow_down(
-            seconds_per_image(run, run.policy.exact()) if run.config.transfer.freeze else None
-        )
+        # What has slowed updates down slows evaluation, too, unless they have more to do now.
+        grows = run.config.transfer.freeze or run.config.augment.small_until
+        pace.slow_down(seconds_per_image(run, run.policy.exact()) if grows else None)
         pace.mark = (time.perf_counter(), state.epoch, run.saving())
     pace.total = state.step + _updates_left(run, pace)
     if has_news:
@@ -119,6 +120,11 @@ def _require_room(pace: Pace) -> None:
             f"{duration(pace.after())}, an update {duration(pace.update)}. Give at least --budget "
             f"{math.ceil(1.1 * (pace.budget + missing))}s"
         )
+
+
+def _settled_at(config: Config) -> float:
+    """Progress from which updates take as long as at the end: all stages train, on whole images."""
+    return max(config.transfer.unfreeze_at, config.augment.small_until)
 
 
 def _updates_left(run: Run, pace: Pace) -> int:

@@ -118,7 +118,7 @@ def learn(run: Run) -> Memory:
     images, config = run.source(run.splits.train), run.config
     indices = torch.arange(len(images))
     batch = images.batch(indices)
-    run.thaw(0)
+    run.reach(0)
     what = f"learning {len(images)} images by heart with {config.optim.name} at {config.optim.lr:g}"
     known, made, trouble = 0, 0, ""
     try:

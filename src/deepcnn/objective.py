@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from deepcnn.data.loader import Batch
+from deepcnn.data.preprocess import resize
 from deepcnn.optim import l1_norm
 from deepcnn.run import Run
 
@@ -16,7 +17,7 @@ def forward(run: Run, batch: Batch) -> tuple[Tensor, Tensor]:
     """The mean loss of a batch with its penalties, and the logits N K in fp32."""
     config, model = run.config, run.state.model
     with run.watch.during("copying"):
-        images = run.policy.arrange(batch.images)
+        images = run.policy.arrange(resize(batch.images, run.side()))
     with run.policy.autocast():
         outputs = model(images)
     answers = [each.float() for each in (outputs if isinstance(outputs, tuple) else (outputs,))]

@@ -10,6 +10,7 @@ from deepcnn import models, probe
 from deepcnn.config import Config
 from deepcnn.data.augment import check
 from deepcnn.data.hardest import num_visited
+from deepcnn.data.preprocess import small_side
 from deepcnn.data.splits import Splits, load_splits
 from deepcnn.device import find_device
 from deepcnn.errors import ConfigError
@@ -86,6 +87,7 @@ def _check_model(config: Config, splits: Splits) -> None:
             f"optim.name muon is for convolutions, and {config.model.name} has none: choose sgd or "
             "adamw"
         )
+    _check_small(config, splits, model)
     layer = whitening_layer(model)
     if config.optim.whiten_until < 1 and (layer is None or layer.bias is None):
         raise ConfigError(
@@ -102,6 +104,20 @@ def _check_model(config: Config, splits: Splits) -> None:
         raise ConfigError(
             "train.keep best and train.patience go by validation images, but none are held out: "
             "set --data.validation 0.1, or --train.keep last and --train.patience 0"
+        )
+
+
+def _check_small(config: Config, splits: Splits, model: nn.Module) -> None:
+    """Refuse small images at first for a network that takes images of one side only."""
+    if not config.augment.small_until:
+        return
+    side, channels = small_side(splits.preprocess.input_size), splits.preprocess.channels
+    if not models.runs_on(model, channels, side):
+        raise ConfigError(
+            f"augment.small_until {config.augment.small_until:g} begins with images of "
+            f"{side}x{side} pixels, which {config.model.name} for "
+            f"{splits.preprocess.input_size}x{splits.preprocess.input_size} cannot take: set it to "
+            "0, or choose a network that ends in a pool over all places, such as compact"
         )
 
 

@@ -19,6 +19,7 @@ from deepcnn.data.hardest import hardest, num_visited
 from deepcnn.data.images import ImageSet
 from deepcnn.data.loader import Source, source
 from deepcnn.data.order import batch_slices, epoch_order
+from deepcnn.data.preprocess import small_side
 from deepcnn.data.splits import Splits, sample
 from deepcnn.device import Policy
 from deepcnn.errors import NonFiniteError
@@ -56,6 +57,7 @@ class Run:
     trial: Trial | None = None
     _components: Components | None = None
     _frozen: int = -1
+    _is_small: bool = False
 
     def slices(self, epoch: int) -> list[slice]:
         """The batches of an epoch, cut from what it visits."""
@@ -121,10 +123,13 @@ class Run:
         """An image set on the device of the run."""
         return source(images, self.splits.preprocess, torch.device(self.policy.device), self.watch)
 
-    def thaw(self, progress: float) -> None:
-        """Let train what is to train when `progress` (0 to 1) of the run is done: the stages whose
-        turn it is, and the bias of a whitening layer as long as it should.
+    def reach(self, progress: float) -> None:
+        """Do what is due when `progress` (0 to 1) of the run is done: train the stages whose turn
+        it is, the bias of a whitening layer as long as it should, and on small images at first.
         """
+        was_small, self._is_small = self._is_small, progress < self.config.augment.small_until
+        if was_small != self._is_small:
+            self.display.say(f"from now on training images have {self.side()}x{self.side()} pixels")
         if self.config.transfer.freeze:
             self._thaw_stages(progress)
         until = self.config.optim.whiten_until
@@ -132,6 +137,11 @@ class Run:
             layer = whitening_layer(self.state.model)
             assert layer is not None and layer.bias is not None
             layer.bias.requires_grad_(self._frozen < 1 and progress < until)
+
+    def side(self) -> int:
+        """Of the images that an update is made from: their height and width in pixels."""
+        side = self.splits.preprocess.input_size
+        return small_side(side) if self._is_small else side
 
     def _thaw_stages(self, progress: float) -> None:
         settings = self.config.transfer

@@ -135,6 +135,12 @@ class Augment(Section):
         "random operations: two of middling strength, or one of any strength",
         choices=("none", "randaugment", "trivialaugment"),
     )
+    small_until: float = setting(
+        0.0,
+        "share of the run in which images have three quarters of their side; 0: none of it",
+        at_least=0,
+        at_most=1,
+    )
     mixup: float = setting(0.0, "alpha of Beta, for mixup; 0: off", at_least=0, at_most=100)
     cutmix: float = setting(0.0, "alpha of Beta, for CutMix; 0: off", at_least=0, at_most=100)
 

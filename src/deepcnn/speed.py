@@ -168,9 +168,8 @@ def _both_passes(run: Run, batch: Batch) -> None:
 
 def _gflop(run: Run) -> float:
     """Of an image: two for a multiply-add, and the backward pass has twice those of the forward."""
-    preprocess, model = run.splits.preprocess, run.state.model
-    side = preprocess.input_size
-    layers = cost.layers(model, (preprocess.channels, side, side))
+    side = run.side()
+    layers = cost.layers(run.state.model, (run.splits.preprocess.channels, side, side))
     return 3 * 2 * cost.multiply_adds(layers) / 1e9
 
 

@@ -138,7 +138,7 @@ def make_updates(run: Run, images: Source, total: int) -> None:
         total = replanned(run, total)
         began = time.perf_counter()
         progress, progress_then = run.advance(total)
-        run.thaw(progress)
+        run.reach(progress)
         lr = config.optim.lr * lr_factor(config.optim, progress)
         num_pieces = len(in_pieces(update, state.pieces))
         loss, correct = make_update(run, islice(pieces, num_pieces), permutation[update], lr)

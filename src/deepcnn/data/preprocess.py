@@ -134,6 +134,11 @@ def _central(picture: Tensor) -> Tensor:
     return picture[:, top : top + longest, left : left + longest]
 
 
+def small_side(side: int) -> int:
+    """The side of small images beside that of others: they take about half the arithmetic."""
+    return math.ceil(0.75 * side)
+
+
 def resize(images: Tensor, size: int, interpolation: str = "bilinear") -> Tensor:
     """Resize float N C H W to a square, antialiased; equals Pillow's BILINEAR or BICUBIC.
 

@@ -105,7 +105,7 @@ def _of_network(
     found: Diagnosis, config: Config, splits: Splits, policy: Policy
 ) -> Iterator[Finding]:
     run = rehearse(config, splits, policy)
-    run.thaw(0)
+    run.reach(0)
     batch = _batch(run)
     signals = found.signals = measure(run, batch)
     found.measured |= {

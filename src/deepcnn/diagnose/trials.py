@@ -100,7 +100,7 @@ def run_in_short(run: Run) -> Short:
         stream = reported(updates(run, SHORT), SHORT, "running in short")
         for step, batch, indices in stream:
             progress = (step + 0.5) / SHORT
-            run.thaw(progress)
+            run.reach(progress)
             before = _weights(run.state.model) if step % BETWEEN == 0 else []
             lr = run.config.optim.lr * lr_factor(run.config.optim, progress)
             losses.append(make_update(run, [batch], indices, lr)[0])
@@ -119,7 +119,7 @@ def try_rates(run: Run) -> Range:
     rates: list[float] = []
     losses: list[float] = []
     mean = 0.0
-    run.thaw(0)
+    run.reach(0)
     for step, batch, indices in reported(updates(run, number), number, "trying learning rates"):
         rate = LOWEST * 10 ** (step / PER_DECADE)
         try:
@@ -153,7 +153,7 @@ def learn_labels(
     size = min(AT_ONCE, len(images))
     config = replace(learner, train=replace(learner.train, batch_size=size))
     run = rehearse(config, replace(splits, train=images, validation=None), policy)
-    run.thaw(0)
+    run.reach(0)
     what = "learning labels drawn at random" if shuffled else "learning labels"
     first = 0
     for step, batch, indices in reported(updates(run, number), number, what):

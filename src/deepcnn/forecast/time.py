@@ -10,6 +10,7 @@ import numpy as np
 
 from deepcnn import checkpoint
 from deepcnn.data.images import ImageSet
+from deepcnn.data.preprocess import small_side
 from deepcnn.device import Policy
 from deepcnn.evaluate import predictions
 from deepcnn.files import STAGING_PREFIX
@@ -25,7 +26,7 @@ PICTURES = 2.0
 class Lengths:
     """Seconds of the parts of a run."""
 
-    update: float
+    update: float  # the mean of those to come
     answer: float  # an image, in the precision of the run
     exact_answer: float  # in fp32, as the test is
     save: float  # a checkpoint
@@ -58,11 +59,26 @@ class Lengths:
 
 
 def lengths_of(run: Run, update: float) -> Lengths:
-    """Time evaluation and a checkpoint, for a second at most; `update` seconds are known."""
+    """Time evaluation and a checkpoint, for a second at most; `update` seconds are known of those
+    made last.
+    """
     own, exact = run.policy, run.policy.exact()
     answer = seconds_per_image(run, own)
     exact_answer = answer if own == exact else seconds_per_image(run, exact)
-    return Lengths(update, answer, exact_answer, seconds_of_checkpoint(run))
+    return Lengths(update * _growth(run), answer, exact_answer, seconds_of_checkpoint(run))
+
+
+def _growth(run: Run) -> float:
+    """The mean length of the updates to come, as a multiple of that of the last ones: as the
+    pixels of their images.
+    """
+    left = 1 - run.state.progress
+    small_left = max(0.0, run.config.augment.small_until - run.state.progress)
+    if not small_left:
+        return 1.0
+    whole = run.splits.preprocess.input_size
+    share = (small_side(whole) / whole) ** 2
+    return (small_left * share + left - small_left) / (left * share)
 
 
 def seconds_per_image(run: Run, policy: Policy) -> float:

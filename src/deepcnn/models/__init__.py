@@ -173,11 +173,24 @@ def num_parameters(model: nn.Module) -> int:
 
 def accepts(landmark: Landmark, num_classes: int, in_channels: int, side: int) -> bool:
     """Whether a network can be built for one side x side image and runs on it."""
-    with torch.device("meta"), torch.no_grad():
-        image = torch.empty(1, in_channels, side, side)
+    with torch.device("meta"):
         try:
-            landmark.build(num_classes, in_channels, side).eval()(image)
+            model = landmark.build(num_classes, in_channels, side)
         except (RuntimeError, AssertionError):
-            # torch's answer to a map too small to pool or too large for a layer, and timm's
             return False
+    return runs_on(model, in_channels, side)
+
+
+@torch.no_grad()
+def runs_on(model: nn.Module, in_channels: int, side: int) -> bool:
+    """Whether a network on the meta device takes a side x side image."""
+    was_training = model.training
+    try:
+        with torch.device("meta"):
+            model.eval()(torch.empty(1, in_channels, side, side))
+    except (RuntimeError, AssertionError):
+        # torch's answer to a map too small to pool or too large for a layer, and timm's
+        return False
+    finally:
+        model.train(was_training)
     return True
