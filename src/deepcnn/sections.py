@@ -137,7 +137,7 @@ class Augment(Section):
     )
     small_until: float = setting(
         0.0,
-        "share of the run in which images have three quarters of their side; 0: none of it",
+        "share of the run, from its start, in which images have three quarters of their side",
         at_least=0,
         at_most=1,
     )

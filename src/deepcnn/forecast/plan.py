@@ -93,7 +93,7 @@ def _measured(run: Run, start: float) -> tuple[dict[str, float], Verdict]:
     found = look(run, SECONDS)
     times, by_phase = run.watch.times, run.watch.by_phase()
     update = (sum(by_phase.values()) - by_phase["measuring"]) / times["optimiser"]
-    lengths = lengths_of(run, update)
+    lengths = lengths_of(run, update, first=0)
     run.state.step = 0  # nothing of it is made yet
     return {
         "start": start,

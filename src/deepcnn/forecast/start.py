@@ -108,5 +108,5 @@ def foresee_time(run: Run) -> None:
     update = (state.seconds - foreseen.seconds_before) / (state.step - foreseen.step_before)
     so_far = time.perf_counter() - foreseen.began
     with run.watch.during("measuring"):
-        foreseen.seconds = so_far + lengths_of(run, update).rest(run)
+        foreseen.seconds = so_far + lengths_of(run, update, foreseen.step_before).rest(run)
     run.display.say(f"time: {duration(foreseen.seconds)} from the first update to the end")

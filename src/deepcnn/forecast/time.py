@@ -58,27 +58,26 @@ class Lengths:
         return number * self.update
 
 
-def lengths_of(run: Run, update: float) -> Lengths:
-    """Time evaluation and a checkpoint, for a second at most; `update` seconds are known of those
-    made last.
+def lengths_of(run: Run, update: float, first: int) -> Lengths:
+    """Time evaluation and a checkpoint, for a second at most; an update since the `first` took
+    `update` seconds, in the mean.
     """
     own, exact = run.policy, run.policy.exact()
     answer = seconds_per_image(run, own)
     exact_answer = answer if own == exact else seconds_per_image(run, exact)
-    return Lengths(update * _growth(run), answer, exact_answer, seconds_of_checkpoint(run))
+    # An update takes as long as its images have pixels.
+    now = run.state.progress
+    growth = _pixels(run, now, 1) / _pixels(run, first / run.total(), now)
+    return Lengths(update * growth, answer, exact_answer, seconds_of_checkpoint(run))
 
 
-def _growth(run: Run) -> float:
-    """The mean length of the updates to come, as a multiple of that of the last ones: as the
-    pixels of their images.
-    """
-    left = 1 - run.state.progress
-    small_left = max(0.0, run.config.augment.small_until - run.state.progress)
-    if not small_left:
+def _pixels(run: Run, start: float, end: float) -> float:
+    """Those of a training image, in the mean between two points of progress, as a share of all."""
+    if start >= end:
         return 1.0
-    whole = run.splits.preprocess.input_size
-    share = (small_side(whole) / whole) ** 2
-    return (small_left * share + left - small_left) / (left * share)
+    side = run.splits.preprocess.input_size
+    small = max(0.0, min(end, run.config.augment.small_until) - start) / (end - start)
+    return 1 - small * (1 - (small_side(side) / side) ** 2)
 
 
 def seconds_per_image(run: Run, policy: Policy) -> float:
