@@ -2,19 +2,22 @@
 
     python benchmarks/cifar10.py FOLDER --seeds 0 1 2 3 4
 
-FOLDER has train/CLASS/* and test/CLASS/*. Both sides take turns, seed by seed; every run is added
-to the record, and replaces what was there of the same side and seed: a run takes minutes, so that
-seeds may be spread over days. Runs of the recipe as it once was are left out.
+FOLDER has train/CLASS/* and test/CLASS/*. Both sides train at the same time, each in a process of
+its own that stands still while it is the other's turn: the speed of a machine may change by a half
+from hour to hour, but hardly within a turn. Every run is added to the record, and replaces what was
+there of the same side and seed: a run takes minutes, so that seeds may be spread over days. Runs of
+the recipe as it once was are left out, and of the time runs of one side alone tell nothing.
 
 The plain side is airbench94_muon (Jordan 2024) with its published settings, as a script of its own
 would have it: whole epochs augmented at once, bf16 autocast where the chip has it, channels last,
 Muon for filters and SGD for the rest, six views of each test image. The clock holds whitening,
-training and the test; the images are in memory before.
+training and the test, and stands still with its side; the images are in memory before.
 """
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,6 +29,7 @@ from torch.nn import functional as F
 
 import common
 from deepcnn.bench import clock
+from deepcnn.bench.sides import side
 from deepcnn.bench.sprint import timed_run
 from deepcnn.config import Config, Data
 from deepcnn.data.images import ImageSet
@@ -49,6 +53,7 @@ FILTER_LR, FILTER_MOMENTUM = 0.24, 0.6
 BIAS_LR, HEAD_LR, MOMENTUM, DECAY = 0.053, 0.67, 0.85, 2e-6 * BATCH_SIZE
 SMOOTHING, SHIFT, WHITENED_FROM = 0.2, 2, 5_000
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+TURNS = {"plain": 30.0, "deepcnn": 15.0}  # seconds; so, both come to their end at about one time
 TARGET = 0.5  # of the plain side's time, at the same mean accuracy
 
 
@@ -165,9 +170,66 @@ def sprint(folder: str, seed: int) -> tuple[float, float]:
         return timed_run(config, Path(place) / "run", cache_folder())
 
 
-def settings(side: str) -> dict[str, Any]:
+class Clocked(NamedTuple):
+    """Test accuracy of a training, and when its clock started and stopped.
+
+    As `time.perf_counter` tells it, which is the same for all processes of a machine.
+    """
+
+    accuracy: float
+    began: float
+    ended: float
+
+
+class Trainings:
+    """Both sides, by name."""
+
+    def plain(self, folder: str, seed: int) -> Clocked:
+        """The published training."""
+        return clocked(*plain(folder, seed))
+
+    def deepcnn(self, folder: str, seed: int) -> Clocked:
+        """The recipe."""
+        return clocked(*sprint(folder, seed))
+
+
+def clocked(accuracy: float, seconds: float) -> Clocked:
+    """Of a training that ends now."""
+    now = time.perf_counter()
+    return Clocked(accuracy, now - seconds, now)
+
+
+@contextmanager
+def trainings() -> Iterator[Trainings]:
+    """What a process serves."""
+    yield Trainings()
+
+
+def by_turns(sides: Sequence[str], folder: str, seed: int) -> Iterator[tuple[str, float, float]]:
+    """Name, test accuracy and seconds of each side, as it comes to its end."""
+    with ExitStack() as stack:
+        racing = {name: stack.enter_context(side(trainings)) for name in sides}
+        turns: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
+        for name, process in racing.items():
+            process.begin(name, folder, seed)
+        while racing:
+            for name, process in list(racing.items()):
+                began = time.perf_counter()
+                has_ended = process.turn(TURNS[name] if len(racing) > 1 else None)
+                turns[name].append((began, time.perf_counter()))
+                if has_ended:
+                    result = racing.pop(name).answer()
+                    yield name, result.accuracy, seconds_within(turns[name], result)
+
+
+def seconds_within(turns: Sequence[tuple[float, float]], result: Clocked) -> float:
+    """How much of a side's turns its clock saw."""
+    return sum(max(0.0, min(end, result.ended) - max(begin, result.began)) for begin, end in turns)
+
+
+def settings(name: str) -> dict[str, Any]:
     """Where a side departs from the defaults; those of the plain one are all above."""
-    if side == "plain":
+    if name == "plain":
         return {}
     defaults, recipe = flat(Config()), flat(RECIPES["cifar10-sprint"]())
     return {name: value for name, value in recipe.items() if value != defaults[name]}
@@ -190,20 +252,22 @@ def judged(runs: list[dict[str, Any]]) -> dict[str, Any]:
     """Accuracy and seconds of both sides, and over the seeds that both have their difference and
     ratio.
     """
-    by_side = {side: {r["seed"]: r for r in runs if r["side"] == side} for side in SIDES}
+    by_side = {name: {r["seed"]: r for r in runs if r["side"] == name} for name in SIDES}
     both = sorted(by_side["plain"].keys() & by_side["deepcnn"].keys())
     pairs = [(by_side["plain"][seed], by_side["deepcnn"][seed]) for seed in both]
+    raced = [(a, b) for a, b in pairs if a["conditions"]["date"] == b["conditions"]["date"]]
+    shares = [b["seconds"] / a["seconds"] for a, b in raced]
     return {
         "sides": {
-            side: {
+            name: {
                 "accuracy": summary([run["accuracy"] for run in found.values()]),
                 "seconds": clock.spread([run["seconds"] for run in found.values()]),
             }
-            for side, found in by_side.items()
+            for name, found in by_side.items()
             if found
         },
         "difference": pairs and summary([b["accuracy"] - a["accuracy"] for a, b in pairs]),
-        "share_of_time": pairs and clock.spread([b["seconds"] / a["seconds"] for a, b in pairs]),
+        "share_of_time": shares and clock.spread(shares),
         "target": TARGET,
     }
 
@@ -211,21 +275,26 @@ def judged(runs: list[dict[str, Any]]) -> dict[str, Any]:
 def in_words(record: dict[str, Any]) -> str:
     """The result so far, for a person."""
     rows = [["", "seeds", "mean accuracy", "95 % interval", "median seconds"]]
-    for side, found in record["sides"].items():
+    for name, found in record["sides"].items():
         accuracy = found["accuracy"]
         low, high = accuracy["interval"] or (float("nan"),) * 2
         rows.append([
-            side, str(accuracy["n"]), f"{accuracy['mean']:.2%}", f"{low:.2%} to {high:.2%}",
+            name, str(accuracy["n"]), f"{accuracy['mean']:.2%}", f"{low:.2%} to {high:.2%}",
             f"{found['seconds']['median']:.0f}",
         ])  # fmt: skip
     if not record["difference"]:
         return table(rows)
     gain, share = record["difference"], record["share_of_time"]
     low, high = gain["interval"] or (float("nan"),) * 2
-    return (
+    text = (
         f"{table(rows)}\n\ndeepcnn less plain, seed by seed: {100 * gain['mean']:+.2f} points "
-        f"({100 * low:+.2f} to {100 * high:+.2f}), in {share['median']:.2f} of the time "
-        f"({share['min']:.2f} to {share['max']:.2f}; target {TARGET})"
+        f"({100 * low:+.2f} to {100 * high:+.2f})"
+    )
+    if not share:
+        return text
+    return (
+        f"{text}, in {share['median']:.2f} of the time by turns ({share['min']:.2f} to "
+        f"{share['max']:.2f}, n = {len(share['values'])}; target {TARGET})"
     )
 
 
@@ -239,13 +308,11 @@ def main() -> None:
     path = arguments.results / f"{NAME}.json"
     runs = json.loads(path.read_bytes())["runs"] if path.exists() else []
     for seed in arguments.seeds:
-        for side in arguments.sides:
-            conditions = common.conditions(find_device("auto"))
-            run = plain if side == "plain" else sprint
-            accuracy, seconds = run(arguments.folder, seed)
-            print(f"{side}, seed {seed}: {accuracy:.2%} in {seconds:.0f} s", flush=True)
+        conditions = common.conditions(find_device("auto"))
+        for name, accuracy, seconds in by_turns(arguments.sides, arguments.folder, seed):
+            print(f"{name}, seed {seed}: {accuracy:.2%} in {seconds:.0f} s", flush=True)
             new = {
-                "side": side, "seed": seed, "settings": settings(side), "accuracy": accuracy,
+                "side": name, "seed": seed, "settings": settings(name), "accuracy": accuracy,
                 "seconds": seconds, "conditions": conditions,
             }  # fmt: skip
             runs = merged(runs, new)

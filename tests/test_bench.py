@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,6 +67,11 @@ class Counting:
         self.number += what
         return self.number, os.getpid()
 
+    def wait_for(self, path: str) -> int:
+        while not Path(path).exists():
+            time.sleep(0.01)
+        return self.number
+
 
 @contextmanager
 def counting(start: int) -> Iterator[Counting]:
@@ -80,6 +86,18 @@ def test_a_side_stands_still_when_it_is_not_its_turn() -> None:
         facts = Path(f"/proc/{process}/stat")
         wait_until(lambda: facts.read_text().rpartition(")")[2].split()[0] == "T")
     assert not made.process.is_alive()
+
+
+def test_a_side_works_in_turns_until_it_has_an_answer(tmp_path: Path) -> None:
+    sign = tmp_path / "sign"
+    with side(counting, 5) as made:
+        made.begin("wait_for", str(sign))
+        assert not made.turn(0.1)
+        sign.touch()
+        assert not made.pipe.poll(0.2)  # it stands still, and cannot have seen the sign
+        assert made.turn(60)
+        assert made.answer() == 5
+        assert made.ask("add", 1)[0] == 6
 
 
 def test_limits_are_positive_and_the_better_of_two_counts() -> None:

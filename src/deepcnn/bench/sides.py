@@ -33,11 +33,26 @@ class Side:
 
     def ask(self, method: str, *arguments: Any) -> Any:
         """Call a method; EOFError if it fails, after the process has printed why."""
-        self._signal(signal.SIGCONT)
+        self.begin(method, *arguments)
+        self.turn()
+        return self.answer()
+
+    def begin(self, method: str, *arguments: Any) -> None:
+        """Have a method called in the turns to come."""
         self.pipe.send((method, arguments))
-        answer = self.pipe.recv()
+
+    def turn(self, seconds: float | None = None) -> bool:
+        """Let the process work until the method has come to its end, but no longer than `seconds`;
+        whether it has.
+        """
+        self._signal(signal.SIGCONT)
+        is_answered = self.pipe.poll(seconds)
         self._signal(signal.SIGSTOP)
-        return answer
+        return is_answered
+
+    def answer(self) -> Any:
+        """What the method came to; EOFError if it failed, after the process has printed why."""
+        return self.pipe.recv()
 
     def close(self) -> None:
         """Let the process clean up and end."""
