@@ -38,6 +38,7 @@ from deepcnn.data.preprocess import Preprocess
 from deepcnn.data.splits import load_splits
 from deepcnn.data.views import VIEWS, mean_logits
 from deepcnn.device import find_device, has_bf16
+from deepcnn.errors import DeepcnnError
 from deepcnn.files import cache_folder
 from deepcnn.models.speedy import Speedy
 from deepcnn.muon import Muon
@@ -305,6 +306,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--sides", choices=SIDES, nargs="+", default=SIDES)
     arguments = parser.parse_args()
+    try:
+        load_splits(Data(name=arguments.folder, validation=0), seed=0)  # kept, for the processes
+    except DeepcnnError as error:
+        parser.error(str(error))
     path = arguments.results / f"{NAME}.json"
     runs = json.loads(path.read_bytes())["runs"] if path.exists() else []
     for seed in arguments.seeds:
